@@ -1,0 +1,19 @@
+.PHONY: test lint
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+test: $(STAMP)  ## set up the environment and pass the tests
+	$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check src tests
+	$(VENV)/bin/pyright
+
+# torch 2.13.0 first: a bare `torch` drags a CUDA build onto a CPU machine.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --upgrade pip
+	$(VENV)/bin/pip install -q torch==2.13.0
+	$(VENV)/bin/pip install -q -e . --group dev
+	touch $@

@@ -1,0 +1,224 @@
+"""Where models come from: bundled names, directories, hub repositories, a file of one's own."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from senone import config as configs
+from senone.errors import SenoneError
+
+BUNDLED = Path(__file__).parent / "weights"
+
+
+class HubError(SenoneError):
+    """A name nobody knows, or a checkpoint that does not fit its model."""
+
+
+class Registry:
+    """Names to `module:attribute` strings, imported on use, with did-you-mean errors."""
+
+    def __init__(self, kind: str, entries: dict[str, str]) -> None:
+        self.kind, self.entries = kind, entries
+
+    def __iter__(self):
+        return iter(self.entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def get(self, name: str) -> Any:
+        if name not in self.entries:
+            raise HubError(unknown(self.kind, name, list(self.entries)))
+        module, _, attribute = self.entries[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+def unknown(kind: str, name: str, names: list[str]) -> str:
+    """The sentence for a name that is not there, with the nearest one that is."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(names))}")
+
+
+# model_type in config.json -> class. Prefixed, so that it never clashes with transformers' own.
+MODELS = Registry(
+    "model type",
+    {
+        "senone_soundstream": "senone.models.soundstream:SoundStream",
+        "senone_spectral": "senone.models.spectral:Spectral",
+    },
+)
+# Architectures without weights, for training and for timing: name -> (model type, config constructor).
+PRESETS = Registry(
+    "model",
+    {
+        "soundstream-24k": "senone.models.soundstream:paper_24k",
+        "soundstream-16k": "senone.models.soundstream:paper_16k",
+    },
+)
+
+
+class Pretrained:
+    """Mix into an `nn.Module` built from one frozen config: save and load as config.json + model.safetensors."""
+
+    Config: ClassVar[type]
+    model_type: ClassVar[str]
+    config: Any
+
+    def save_pretrained(self, folder: str | Path, metadata: dict[str, str] | None = None) -> Path:
+        """Write config.json and model.safetensors (fp32, each under a temporary name first)."""
+        folder = Path(folder)
+        assert isinstance(self, nn.Module)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        settings = {"model_type": self.model_type, **configs.to_dict(self.config)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+                save_file(weights, f"{scratch}/model.safetensors", {"format": "pt", **(metadata or {})})
+                Path(scratch, "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+                for name in ("model.safetensors", "config.json"):
+                    os.replace(f"{scratch}/{name}", folder / name)
+        except OSError as error:
+            raise HubError(f"cannot write {folder}: {error.strerror}") from None
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read what `save_pretrained` wrote, in evaluation mode. Raises HubError naming file and key."""
+        folder = Path(folder)
+        settings = read_config(folder)
+        kind = settings.pop("model_type", None)
+        if kind != cls.model_type:
+            raise HubError(f"{folder}/config.json holds a '{kind}', not a '{cls.model_type}'")
+        model = cls(configs.from_dict(cls.Config, settings))  # type: ignore[call-arg]
+        assert isinstance(model, nn.Module)
+        try:
+            weights = load_file(folder / "model.safetensors")
+        except FileNotFoundError:
+            raise HubError(f"{folder} has no model.safetensors") from None
+        except (SafetensorError, OSError) as error:
+            raise HubError(f"{folder}/model.safetensors cannot be read: {error}") from None
+        load_weights(model, weights, folder)
+        return model.eval()
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload the saved files to a Hugging Face repository; returns its address."""
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(scratch)
+            api = HfApi()
+            api.create_repo(repository, exist_ok=True, **options)
+            return str(api.upload_folder(repo_id=repository, folder_path=scratch))
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+    """Copy `weights` into `model`, strictly: missing, extra and misshapen keys are named. Halves become fp32."""
+    own = model.state_dict()
+    for title, keys in (("lacks", own.keys() - weights.keys()), ("has unknown", weights.keys() - own.keys())):
+        if keys:
+            raise HubError(f"{source} {title} {len(keys)} weights, first '{sorted(keys)[0]}'")
+    for name, value in weights.items():
+        if value.shape != own[name].shape:
+            raise HubError(f"{source}: '{name}' is {tuple(value.shape)}, the config says {tuple(own[name].shape)}")
+    model.load_state_dict(weights)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model directory. Raises HubError naming the file."""
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise HubError(f"{folder} has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise HubError(f"{folder}/config.json cannot be read: {error}") from None
+    if not isinstance(settings, dict):
+        raise HubError(f"{folder}/config.json must hold one JSON object")
+    return settings
+
+
+def fingerprint(model: nn.Module, *facts: Any) -> str:
+    """SHA-256 over the persistent weights (as fp32) and `facts`: 16 hexadecimal digits."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu()
+        digest.update(name.encode())
+        digest.update((value.float() if value.is_floating_point() else value).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def names() -> list[str]:
+    """Every name that `load` knows without network: bundled models, then presets."""
+    bundled = [folder.name for folder in sorted(BUNDLED.glob("*")) if (folder / "config.json").exists()]
+    return bundled + list(PRESETS)
+
+
+def load(name: str | Path) -> Any:
+    """A model in evaluation mode: a bundled NAME, a directory, `org/repo` on the hub, or `file.py:Class`.
+
+    A preset without weights ("soundstream-24k") comes with seeded random ones and a warning.
+    Raises HubError with the nearest known name where there is nothing.
+    """
+    text = str(name)
+    if ".py:" in text:
+        return user_class(text)().eval()
+    if text in names() and text not in PRESETS:
+        return _from_folder(BUNDLED / text)
+    if text in PRESETS:
+        warnings.warn(f"'{text}' has random weights: an untrained architecture", stacklevel=2)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return PRESETS.get(text)().eval()
+    if Path(text).is_dir():
+        return _from_folder(Path(text))
+    if text.count("/") == 1 and not text.startswith((".", "/")) and not Path(text.split("/")[0]).exists():
+        return _from_folder(_download(text))
+    if "/" in text or Path(text).exists():
+        raise HubError(f"'{text}' is not a model directory")
+    raise HubError(unknown("model", text, names()))
+
+
+def user_class(text: str) -> type:
+    """The class that `path/to/file.py:Class` names. It runs that file: the user's own code."""
+    path, _, attribute = text.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise HubError(f"{path} does not exist")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise HubError(unknown(f"class in {path}", attribute, classes))
+    return getattr(module, attribute)
+
+
+def _from_folder(folder: Path) -> Any:
+    kind = read_config(folder).get("model_type")
+    if kind not in MODELS:
+        raise HubError(f"{folder}/config.json: " + unknown("model type", str(kind), list(MODELS)))
+    return MODELS.get(kind).from_pretrained(folder)
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["config.json", "model.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HubError(f"cannot fetch '{repository}' from the hub: {first}") from None
