@@ -8,7 +8,7 @@ test: $(STAMP)  ## set up the environment and pass the tests
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check src tests
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 # torch 2.13.0 first: a bare `torch` drags a CUDA build onto a CPU machine.
 $(STAMP): pyproject.toml

@@ -105,7 +105,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
         if len(args) != len(value):
             raise ConfigError(f"config key '{where}' needs {len(args)} values, got {len(value)}")
-        return tuple(_convert(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value)))
+        return tuple(
+            _convert(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True))
+        )
     if origin is dict and isinstance(value, dict):
         return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is typing.Literal:
@@ -117,7 +119,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             pass
-    if kind is Any or (isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+    boolean_as_int = kind is int and isinstance(value, bool)
+    if kind is Any or (isinstance(kind, type) and isinstance(value, kind) and not boolean_as_int):
         return value
     name = getattr(kind, "__name__", str(kind))
     raise ConfigError(f"config key '{where}' needs {name}, got {value!r}")

@@ -48,7 +48,8 @@ class Registry:
 def unknown(kind: str, name: str, names: list[str]) -> str:
     """The sentence for a name that is not there, with the nearest one that is."""
     near = difflib.get_close_matches(name, names, n=1)
-    return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(names))}")
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(names))}"
+    return f"unknown {kind} '{name}'; {hint}"
 
 
 # model_type in config.json -> class. Prefixed, so that it never clashes with transformers' own.
@@ -207,9 +208,9 @@ def user_class(text: str) -> type:
 
 
 def _from_folder(folder: Path) -> Any:
-    kind = read_config(folder).get("model_type")
+    kind = str(read_config(folder).get("model_type"))
     if kind not in MODELS:
-        raise HubError(f"{folder}/config.json: " + unknown("model type", str(kind), list(MODELS)))
+        raise HubError(f"{folder}/config.json: " + unknown("model type", kind, list(MODELS)))
     return MODELS.get(kind).from_pretrained(folder)
 
 
