@@ -1,0 +1,47 @@
+"""Spectral reconstruction losses: multi-scale log-mel, and one that sees phase."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from senone.features import mel_filters, stft
+
+MEL_WINDOWS = (64, 128, 256, 512, 1024, 2048)
+
+
+def multiscale_mel(
+    wave: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"], rate: int
+) -> Float[Tensor, ""]:
+    """SoundStream eq. (4)-(5): mean |mel - mel'| plus a mean 2-norm of log-mels, over windows 2^6 .. 2^11.
+
+    64 mel bins, hop a quarter of the window, magnitudes. Means instead of sums, so that the weight does not depend
+    on the crop; fewer mel bins at short windows, where 64 would leave filters empty.
+    """
+    total = wave.new_zeros(())
+    for window in MEL_WINDOWS:
+        mels = min(64, window // 8)
+        filters = mel_filters(rate, window, mels).to(wave)
+        x, y = (filters @ stft(w, window, window // 4).abs() for w in (wave, target))
+        log = (x.clamp(min=1e-5).log() - y.clamp(min=1e-5).log()).square().mean(1).clamp(min=1e-12).sqrt()
+        total = total + (x - y).abs().mean() + log.mean()
+    return total / len(MEL_WINDOWS)
+
+
+def complex_stft(
+    wave: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    windows: tuple[int, ...] = (256, 512, 1024),
+    power: float = 0.3,
+) -> Float[Tensor, ""]:
+    """Mean |C - C'| of power-compressed complex spectra C = |S|^power e^(i arg S): loudness-like, and sees phase."""
+    total = wave.new_zeros(())
+    for window in windows:
+        x, y = (compress(stft(w, window, window // 4), power) for w in (wave, target))
+        total = total + (x - y).abs().mean()
+    return total / len(windows)
+
+
+def compress(spectrum: Tensor, power: float) -> Float[Tensor, "*shape 2"]:
+    """Real and imaginary part, the magnitude raised to `power`; smooth at zero."""
+    parts = torch.view_as_real(spectrum)
+    return parts * (parts.square().sum(-1, keepdim=True) + 1e-7) ** ((power - 1) / 2)

@@ -1,0 +1,95 @@
+"""SoundStream: An End-to-End Neural Audio Codec (Zeghidour et al. 2021, arXiv 2107.03312).
+
+A causal SEANet encoder (§III-A), residual vector quantization with quantizer dropout (§III-C), the mirrored decoder
+(§III-B), and a FiLM layer at the bottleneck that removes noise on request, frame by frame (§III-F).
+The discriminators (§III-D) are in `nn/discriminator.py`, the losses (§III-E) in `loss/`, training in `train/codec.py`.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from senone.nn.seanet import decoder, encoder, reach
+from senone.nn.stream import CausalConv1d, State
+from senone.quantize.vq import ResidualVQ
+from senone.tokenizer import AudioTokenizer, Context
+
+
+@dataclass(frozen=True)
+class Config:
+    """Filters at the sample rate (doubled by each stride), embedding size (the paper does not give it), codebooks."""
+
+    sample_rate: int = 24000
+    encoder_filters: int = 32
+    decoder_filters: int = 32
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+    dim: int = 256
+    levels: int = 24
+    size: int = 1024
+    exact: bool = True
+
+
+class FiLM(nn.Module):
+    """gamma * a + beta with (gamma, beta) linear in the one-hot denoise flag of each frame (eq. 3)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(2, 2 * width)  # a linear layer on a one-hot is a table
+        nn.init.zeros_(self.table.weight)
+
+    def forward(
+        self, a: Float[Tensor, "batch width frame"], flag: Bool[Tensor, "batch frame"]
+    ) -> Float[Tensor, "batch width frame"]:
+        gamma, beta = self.table(flag.long()).transpose(1, 2).chunk(2, 1)
+        return (1 + gamma) * a + beta
+
+
+class SoundStream(AudioTokenizer):
+    """Waveform codec: (batch 1 samples) -> (batch dim frame) -> codes and back, 1 frame = product(strides) samples."""
+
+    Config = Config
+    model_type = "senone_soundstream"
+
+    def __init__(self, config: Config = Config()) -> None:
+        super().__init__()
+        self.config = config
+        self.sample_rate, self.hop, self.exact = config.sample_rate, prod(config.strides), config.exact
+        self.context = Context(reach(config.strides) / config.sample_rate)
+        self.encoder = encoder(config.encoder_filters, config.strides)
+        width = config.encoder_filters * 2 ** len(config.strides)
+        self.film = FiLM(width)
+        self.embed = CausalConv1d(width, config.dim, 3)
+        self.quantizer = ResidualVQ(config.dim, config.size, config.levels)
+        self.decoder = decoder(config.decoder_filters, config.strides, config.dim)
+
+    def analyse(
+        self,
+        wave: Float[Tensor, "batch 1 samples"],
+        state: State = None,
+        denoise: bool | Bool[Tensor, "batch frame"] = False,
+    ) -> tuple[Float[Tensor, "batch dim frame"], State]:
+        """Encoder, FiLM with the denoise flag (one for all, or one per frame), embedding (Figure 3)."""
+        early, late = (None, None) if state is None else state
+        a, early = self.encoder(wave, early)
+        flag = torch.as_tensor(denoise, device=wave.device).expand(len(a), a.shape[2])
+        z, late = self.embed(self.film(a, flag), late)
+        return z, [early, late]
+
+    def synthesise(
+        self, z: Float[Tensor, "batch dim frame"], state: State = None
+    ) -> tuple[Float[Tensor, "batch 1 samples"], State]:
+        """Decoder (§III-B)."""
+        return self.decoder(z, state)
+
+
+def paper_24k() -> SoundStream:
+    """The paper's net: 24 kHz, 75 frames a second, 24 levels = 18 kb/s."""
+    return SoundStream(Config(exact=False))
+
+
+def paper_16k() -> SoundStream:
+    """The same net at 16 kHz, 50 frames a second (AudioLM's setting), 12 levels = 6 kb/s."""
+    return SoundStream(Config(sample_rate=16000, levels=12, exact=False))

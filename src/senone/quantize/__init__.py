@@ -1,0 +1,28 @@
+"""Quantizers: vectors to codes and back.
+
+Every quantizer has `sizes` (entries per level) and three methods: `forward(z, levels) -> Quantized` for training,
+`encode(z, levels) -> codes`, `decode(codes) -> z`.
+"""
+
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Quantized(NamedTuple):
+    """What training needs: z with straight-through gradients, the codes, and losses by name."""
+
+    z: Float[Tensor, "batch dim frame"]
+    codes: Int[Tensor, "batch level frame"]
+    losses: dict[str, Tensor]
+
+
+class Quantizer(Protocol):
+    """z: (batch, dim, frame); codes: (batch, level, frame), int64."""
+
+    sizes: tuple[int, ...]
+
+    def __call__(self, z: Tensor, levels: Tensor | int | None = None) -> Quantized: ...
+    def encode(self, z: Tensor, levels: int | None = None) -> Tensor: ...
+    def decode(self, codes: Tensor) -> Tensor: ...

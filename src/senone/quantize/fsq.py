@@ -1,0 +1,67 @@
+"""Residual finite scalar quantization: no codebook to learn, so none to collapse.
+
+FSQ (Mentzer et al. 2023, 2309.15505): bound a few dimensions, round each. Here every level has projections of its
+own into and out of its few dimensions, and sees what the levels before it left of z.
+"""
+
+from math import prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from senone.quantize import Quantized
+
+
+class ResidualFSQ(nn.Module):
+    """`levels` levels of prod(steps) codes each: (batch dim frame) <-> (batch level frame).
+
+    Level i: y = tanh(In_i(residual)); each y_d in [-1, 1] falls into one of steps_d uniform cells; residual minus
+    Out_i(cell centres) goes to level i + 1. The first digit is the least significant of the code. Never below fp32.
+    """
+
+    def __init__(self, dim: int, steps: tuple[int, ...] = (8, 8, 8, 8), levels: int = 4) -> None:
+        super().__init__()
+        self.sizes = (prod(steps),) * levels
+        self.enter = nn.ModuleList(nn.Linear(dim, len(steps)) for _ in range(levels))
+        self.leave = nn.ModuleList(nn.Linear(len(steps), dim, bias=i == 0) for i in range(levels))
+        self.register_buffer("steps", torch.tensor(steps), persistent=False)
+        place = torch.tensor([prod(steps[:i]) for i in range(len(steps))])
+        self.register_buffer("place", place, persistent=False)
+
+    def forward(self, z: Float[Tensor, "batch dim frame"], levels: Tensor | int | None = None) -> Quantized:
+        """Straight-through rounding. `levels`: one number, or (batch,) numbers, of levels in use."""
+        count = len(self.sizes)
+        use = torch.as_tensor(count if levels is None else levels, device=z.device).expand(len(z))
+        with torch.autocast(z.device.type, enabled=False):
+            residual = z.transpose(1, 2).float() if z.dtype != torch.float64 else z.transpose(1, 2)
+            total, codes = torch.zeros_like(residual), []
+            for i in range(count):
+                y = torch.tanh(self.enter[i](residual))
+                digits = self._digits(y.detach())
+                codes.append((digits * self.place).sum(-1))
+                part = self.leave[i](y + (self._centres(digits, y.dtype) - y).detach())
+                part = part * (use > i)[:, None, None]
+                residual, total = residual - part, total + part
+        return Quantized(total.transpose(1, 2), torch.stack(codes, 1), {})
+
+    @torch.no_grad()
+    def encode(self, z: Float[Tensor, "batch dim frame"], levels: int | None = None) -> Int[Tensor, "batch level frame"]:
+        residual, codes = z.transpose(1, 2), []
+        for i in range(len(self.sizes) if levels is None else levels):
+            digits = self._digits(torch.tanh(self.enter[i](residual)))
+            codes.append((digits * self.place).sum(-1))
+            residual = residual - self.leave[i](self._centres(digits, residual.dtype))
+        return torch.stack(codes, 1)
+
+    def decode(self, codes: Int[Tensor, "batch level frame"]) -> Float[Tensor, "batch dim frame"]:
+        digits = codes[..., None] // self.place % self.steps  # (batch, level, frame, digit)
+        centres = self._centres(digits, self.leave[0].weight.dtype)
+        parts = [self.leave[i](centres[:, i]) for i in range(codes.shape[1])]
+        return torch.stack(parts).sum(0).transpose(1, 2)
+
+    def _digits(self, y: Float[Tensor, "*shape digit"]) -> Int[Tensor, "*shape digit"]:
+        return torch.minimum(((y + 1) * self.steps / 2).long().clamp(min=0), self.steps - 1)
+
+    def _centres(self, digits: Int[Tensor, "*shape digit"], dtype: torch.dtype) -> Float[Tensor, "*shape digit"]:
+        return (2 * digits + 1).to(dtype) / self.steps - 1
