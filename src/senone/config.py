@@ -44,6 +44,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
+def changed(config: Any) -> dict[str, Any]:
+    """The keys whose values are not the defaults, as plain JSON values, sorted."""
+    values = to_dict(config)
+    defaults = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(config)
+    }
+    plain = {key: to_dict(item) if dataclasses.is_dataclass(item) else _plain(item) for key, item in defaults.items()}
+    return {key: values[key] for key in sorted(values) if values[key] != plain[key]}
+
+
 def override(config: T, settings: list[str]) -> T:
     """A copy of `config` with each `a.b=c` applied; the value is read as YAML."""
     values = to_dict(config)

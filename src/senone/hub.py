@@ -77,12 +77,24 @@ class Pretrained:
     model_type: ClassVar[str]
     config: Any
 
-    def save_pretrained(self, folder: str | Path, metadata: dict[str, str] | None = None) -> Path:
-        """Write config.json and model.safetensors (fp32, each under a temporary name first)."""
+    def save_pretrained(
+        self, folder: str | Path, metadata: dict[str, str] | None = None, *, half: bool = False
+    ) -> Path:
+        """Write config.json and model.safetensors (each under a temporary name first), weights in fp32.
+
+        half: parameters in fp16, for a small file; buffers, such as codebooks, stay fp32. It rounds them, so what is
+        loaded has another fingerprint than `self`, once: saved again it keeps it.
+        Raises HubError naming the folder, or the weight that fp16 cannot hold.
+        """
         folder = Path(folder)
         assert isinstance(self, nn.Module)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        if half:
+            for name, _ in self.named_parameters():
+                weights[name] = weights[name].half()
+                if not bool(torch.isfinite(weights[name]).all()):
+                    raise HubError(f"weight '{name}' does not fit into half precision")
         settings = {"model_type": self.model_type, **configs.to_dict(self.config)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +103,8 @@ class Pretrained:
                 Path(scratch, "config.json").write_text(json.dumps(settings, indent=2) + "\n")
                 for name in ("model.safetensors", "config.json"):
                     os.replace(f"{scratch}/{name}", folder / name)
-        except OSError as error:
-            raise HubError(f"cannot write {folder}: {error.strerror}") from None
+        except (OSError, SafetensorError) as error:
+            raise HubError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from None
         return folder
 
     @classmethod

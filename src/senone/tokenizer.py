@@ -2,25 +2,37 @@
 
 The author writes `analyse`, `quantizer`, `synthesise` and says what context they need. `encode`, `decode`, `stream`
 and `forward` follow from these. A whole recording goes through the same session as a stream does, in blocks of
-bounded size, so a stream *is* the whole; and codes are computed in double precision, because in single precision
-the last bit depends on the shape of the batch, and a code on the edge between two cells with it.
+bounded size, so a stream *is* the whole. Codes are computed in double precision, because in single precision the
+last bit depends on the shape of the batch, and a code on the edge between two cells with it. Double precision makes
+that rare, not impossible: exact ties (a codebook with a vector twice, a value at 0) are settled by the quantizers
+(`quantize.TIE`), and what remains is a chance near 1e-10 a code.
 """
 
 import copy
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from math import inf
+from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from senone import config as configs
+from senone import tree
 from senone.audio import Audio, AudioError
 from senone.codes import Codes, CodesError, CodeSpec
 from senone.hub import Pretrained, fingerprint
 from senone.quantize import Quantizer
 
 State = Any
-BLOCK_SECONDS = 10.0  # how much of a long recording is in work at once
+BLOCK_SECONDS = 10.0  # how much sound, over all rows, is in work at once
+# tokenizer -> name -> (key, value): beside the modules, so that copies and files of them do not carry it
+_KEPT: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class AudioTokenizer(nn.Module, Pretrained):
     hop: int
     quantizer: Quantizer
     causal: bool = True
-    context: Context = Context(float("inf"))
+    context: Context = Context(inf)
     delay: int = 0
     exact: bool = True
 
@@ -80,8 +92,13 @@ class AudioTokenizer(nn.Module, Pretrained):
 
     @property
     def spec(self) -> CodeSpec:
-        """Alphabet, clock and fingerprint; the fingerprint is of the weights as they are now."""
+        """Alphabet, clock and fingerprint; the fingerprint is of the weights and the config as they are now."""
         return self._cached("spec", self._spec)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there is a decoder."""
+        return type(self).synthesise is not AudioTokenizer.synthesise
 
     @property
     def flush(self) -> int:
@@ -99,68 +116,80 @@ class AudioTokenizer(nn.Module, Pretrained):
 
         Raises CodesError where there are fewer, or where not even one fits.
         """
-        most = len(self.quantizer.sizes)
+        sizes = self.quantizer.sizes
         if kbps is not None:
-            rates = [
-                CodeSpec(self.sample_rate, self.hop, self.quantizer.sizes[:k], "").bitrate / 1000
-                for k in range(1, most + 1)
-            ]
+            rates = [CodeSpec(self.sample_rate, self.hop, sizes[: k + 1], "").bitrate / 1000 for k in range(len(sizes))]
             fit = sum(rate <= kbps + 1e-9 for rate in rates)
             if not fit:
                 raise CodesError(f"one level takes {rates[0]:g} kb/s; {kbps:g} kb/s is not enough")
             return fit
-        if levels is not None and not 1 <= levels <= most:
-            raise CodesError(f"levels must be 1 to {most}, got {levels}")
-        return most if levels is None else levels
+        if levels is not None and not 1 <= levels <= len(sizes):
+            raise CodesError(f"levels must be 1 to {len(sizes)}, got {levels}")
+        return len(sizes) if levels is None else levels
 
     def encode(self, audio: Audio | list[Audio], *, levels: int | None = None, **conditions: Any) -> Codes:
         """Tokens of one recording or of several of any lengths; mixed down and resampled as needed.
 
-        conditions: what `analyse` of this model takes, such as `denoise=True`.
-        Raises AudioError for no samples or samples that are not finite, CodesError for wrong levels.
+        conditions: what `analyse` of this model takes, such as `denoise=True`; of a causal model, also a tensor with
+        one value a frame, (batch, frame). Raises AudioError for no samples or samples that are not finite, CodesError
+        for wrong levels or conditions.
         """
         rows = [audio] if isinstance(audio, Audio) else audio
         waves = [row.mono().resample(self.sample_rate).wave for row in rows]
         if not waves:
             raise AudioError("no audio to encode")
+        self._know(conditions)
         groups = [waves] if self.causal else [[wave] for wave in waves]  # rows with a future would see the padding
         parts = [self._encode(group, self.levels_for(levels), conditions) for group in groups]
         return parts[0] if len(parts) == 1 else _stack(parts)
 
     def decode(self, codes: Codes) -> list[Audio]:
-        """One recording per row, each with exactly the samples that were encoded."""
-        self._accept(codes)
+        """One recording per row, each with exactly the samples that were encoded.
+
+        Raises CodesError for codes of another model, or if there is no decoder.
+        """
+        _accept(codes, self.spec)
         if not self.causal:
             return [self._decode(row)[0] for row in codes]
         return self._decode(codes)
 
     def stream(self, *, levels: int | None = None, state: State = None) -> "Stream":
-        """A session of its own on these weights; `state` resumes one from its `Stream.state`."""
-        return Stream(self, self.levels_for(levels), state)
+        """A session of its own on these weights, which stay as they are meanwhile; `state` resumes a `Stream.state`."""
+        return Stream(self, levels, state)
+
+    def resume(self, path: str | Path) -> "Stream":
+        """The session that `Stream.save` wrote. Raises TreeError naming the file, CodesError for another model's."""
+        state = tree.load(path)
+        if not isinstance(state, dict) or not state.keys() >= {"fingerprint", "levels", "encoder", "decoder"}:
+            raise tree.TreeError(f"{path} holds no session")
+        return Stream(self, None, state)
 
     def _encode(self, waves: list[Tensor], levels: int, conditions: dict[str, Any]) -> Codes:
         samples = torch.tensor([wave.shape[1] for wave in waves])
         if not bool((samples > 0).all()):
             raise AudioError("cannot encode a recording without samples")
-        batch = torch.zeros(len(waves), 1, int(samples.max()))
-        for row, wave in zip(batch, waves, strict=True):
-            row[:, : wave.shape[1]] = wave
-        block, state, parts = self._block(), None, []
-        for start in range(0, batch.shape[2], block):
-            last = start + block >= batch.shape[2]
-            codes, state = self._push(batch[:, :, start : start + block], state, last, levels, conditions)
+        ends = -(-samples // self.hop)
+        frames, step, hop = int(ends.max()), self._step(len(waves)), self.hop
+        model, like = self._coder()
+        state, parts = None, []
+        for first in range(0, frames, step):
+            end = min(first + step, frames)
+            block = torch.zeros(len(waves), 1, (end - first) * hop)
+            for row, wave in zip(block[:, 0], waves, strict=True):
+                piece = wave[0, first * hop : end * hop]
+                row[: len(piece)] = piece
+            now = {key: _between(value, first, end) if self.causal else value for key, value in conditions.items()}
+            codes, state = model._push(block.to(like), state, end == frames, levels, now)
             parts.append(codes)
         data = torch.cat(parts, 2)
-        frame = torch.arange(data.shape[2])
-        data = data.where((frame < -(-samples[:, None] // self.hop))[:, None], 0)
-        return Codes(data, samples, self.spec)
+        return Codes(data.where(torch.arange(frames) < ends[:, None, None], 0), samples, self.spec)
 
     def _decode(self, codes: Codes) -> list[Audio]:
-        block, state, parts, frames = self._block() // self.hop, None, [], codes.data.shape[2]
+        step, state, parts, frames = self._step(len(codes)), None, [], codes.data.shape[2]
         ends = -(-codes.samples // self.hop)
-        for start in range(0, frames, block):
-            data = codes.data[:, :, start : start + block]
-            wave, state = self._pull(data, state, start + block >= frames, (ends - start).clamp(min=0))
+        for first in range(0, frames, step):
+            data = codes.data[:, :, first : first + step]
+            wave, state = self._pull(data, state, first + step >= frames, (ends - first).clamp(min=0))
             parts.append(wave)
         wave = torch.cat(parts, 2) if parts else torch.zeros(len(codes), 1, 0)
         return [Audio(row[:, : int(n)], self.sample_rate) for row, n in zip(wave, codes.samples, strict=True)]
@@ -170,47 +199,51 @@ class AudioTokenizer(nn.Module, Pretrained):
         self, wave: Tensor, state: State, last: bool, levels: int, conditions: dict[str, Any]
     ) -> tuple[Tensor, State]:
         """One step of encoding: as many frames as `wave` (batch 1 samples) completes, all of them at `last`."""
+        z, state = self._vectors(wave, state, last, conditions)
+        if z is None:
+            return torch.zeros(len(wave), levels, 0, dtype=torch.long), state
+        return self.quantizer.encode(z, levels).cpu(), state
+
+    @torch.no_grad()
+    def _vectors(
+        self, wave: Tensor, state: State, last: bool, conditions: dict[str, Any]
+    ) -> tuple[Tensor | None, State]:
+        """`_push` short of the quantizer; None for no frames."""
         if not bool(torch.isfinite(wave).all()):
             raise AudioError("cannot encode NaN or infinite samples")
-        model = self._cached("exact", lambda: copy.deepcopy(self).double()) if self.exact else self
-        parameter = next(model.parameters())
-        wave = wave.to(parameter)
         if state is not None:
             wave = torch.cat([state["wave"], wave], 2)
         if last:
             wave = nn.functional.pad(wave, (0, -wave.shape[2] % self.hop))
         whole = wave.shape[2] // self.hop
+        # what the states keep is cloned: a view would hold the whole input alive, or be the caller's own memory
         if self.causal:
-            ready, rest, inner = whole, wave[:, :, whole * self.hop :], None if state is None else state["inner"]
-            if not ready:
-                return torch.zeros(len(wave), levels, 0, dtype=torch.long), {"wave": rest.clone(), "inner": inner}
-            z, inner = model.analyse(wave[:, :, : whole * self.hop], inner, **conditions)
-            kept = {"wave": rest.clone(), "inner": inner}
-        else:
-            first, ready, drop = self._window(whole, 0 if state is None else state["seen"], last)
-            if ready <= first:
-                return torch.zeros(len(wave), levels, 0, dtype=torch.long), {"wave": wave, "seen": first}
-            z = model.analyse(wave[:, :, : whole * self.hop], None, **conditions)[0][:, :, first:ready]
-            kept = {"wave": wave[:, :, drop * self.hop :].clone(), "seen": ready - drop}
-        return model.quantizer.encode(z, levels).cpu(), None if last else kept
+            z, inner = None, None if state is None else state["inner"]
+            if whole:
+                z, inner = self.analyse(wave[:, :, : whole * self.hop], inner, **conditions)
+            return z, None if last else {"wave": wave[:, :, whole * self.hop :].clone(), "inner": inner}
+        first, ready, drop = self._window(whole, 0 if state is None else state["seen"], last)
+        z = None
+        if ready > first:
+            z = self.analyse(wave[:, :, : whole * self.hop], None, **conditions)[0][:, :, first:ready]
+        return z, None if last else {"wave": wave[:, :, drop * self.hop :].clone(), "seen": ready - drop}
 
     @torch.no_grad()
     def _pull(
         self, data: Tensor, state: State, last: bool, ends: Tensor | None = None
     ) -> tuple[Float[Tensor, "batch 1 samples"], State]:
         """One step of decoding. Frames at or beyond a row's `ends` are silence between the rows of a batch."""
-        parameter = next(self.parameters())
-        z = self.quantizer.decode(data.to(parameter.device))
+        z = self.quantizer.decode(data.to(self._like().device))
         if ends is not None:
             z = z * (torch.arange(z.shape[2]) < ends[:, None])[:, None].to(z)
         if not self.causal:
             return self._pull_window(z, state, last)
+        behind, inner = (self.delay, None) if state is None else (state["behind"], state["inner"])
         if last:
             z = nn.functional.pad(z, (0, self.flush))
-        behind, inner = (self.delay, None) if state is None else (state["behind"], state["inner"])
-        if not z.shape[2]:
-            return torch.zeros(len(z), 1, 0), state
-        wave, inner = self.synthesise(z, inner)
+        wave = z.new_zeros(len(z), 1, 0)
+        if z.shape[2]:
+            wave, inner = self.synthesise(z, inner)
         drop = min(behind, wave.shape[2])
         wave = wave[:, :, drop:]
         if last:
@@ -221,55 +254,85 @@ class AudioTokenizer(nn.Module, Pretrained):
         if state is not None:
             z = torch.cat([state["z"], z], 2)
         first, ready, drop = self._window(z.shape[2], 0 if state is None else state["seen"], last)
-        if ready <= first:
-            return torch.zeros(len(z), 1, 0), {"z": z, "seen": first}
-        wave = self.synthesise(z)[0][:, :, first * self.hop : ready * self.hop]
-        kept = {"z": z[:, :, drop:].clone(), "seen": ready - drop}
-        return wave.float().cpu(), None if last else kept
+        wave = z.new_zeros(len(z), 1, 0)
+        if ready > first:
+            wave = self.synthesise(z)[0][:, :, first * self.hop : ready * self.hop]
+        return wave.float().cpu(), None if last else {"z": z[:, :, drop:].clone(), "seen": ready - drop}
 
     def _window(self, held: int, seen: int, last: bool) -> tuple[int, int, int]:
         """Of `held` frames, `seen` of them given out before: the first to give, their end, how many to forget."""
-        past, future = (
-            -(-round(seconds * self.sample_rate) // self.hop) for seconds in (self.context.past, self.context.future)
-        )
-        ready = held if last else max(seen, held - future)
-        return seen, ready, max(0, ready - past)
+        past, future = (self._frames(seconds) for seconds in (self.context.past, self.context.future))
+        ready = held if last else int(max(seen, held - future))
+        return seen, ready, int(max(0, ready - past))
 
-    def _accept(self, codes: Codes) -> None:
-        if codes.spec.fingerprint != self.spec.fingerprint:
-            raise CodesError(
-                f"these codes are of another model: fingerprint {codes.spec.fingerprint}, here {self.spec.fingerprint}"
-            )
+    def _frames(self, seconds: float) -> float:
+        """Whole frames that cover `seconds`, or infinity."""
+        return seconds if seconds == inf else -(-round(seconds * self.sample_rate) // self.hop)
 
-    def _block(self) -> int:
-        """Samples of a block: whole frames."""
-        return max(1, round(BLOCK_SECONDS * self.sample_rate / self.hop)) * self.hop
+    def _step(self, rows: int) -> int:
+        """Frames of a block: BLOCK_SECONDS over all rows, but no less than the context that a window repeats."""
+        frames = BLOCK_SECONDS * self.sample_rate / self.hop / max(1, rows)
+        if not self.causal:
+            frames = max(frames, self._frames(self.context.past) + self._frames(self.context.future))
+        return max(1, round(min(frames, 2**40)))
 
-    def _cached(self, name: str, make: Any) -> Any:
+    def _like(self) -> Tensor:
+        """A weight, for its device and type."""
+        floats = (value for value in chain(self.parameters(), self.buffers()) if value.is_floating_point())
+        return next(floats, torch.zeros(()))
+
+    def _coder(self) -> tuple["AudioTokenizer", Tensor]:
+        """The model that computes codes, and a tensor of the device and type it wants its waves in."""
+        return self._cached("coder", self._twin) if self.exact else (self, self._like())
+
+    def _twin(self) -> tuple["AudioTokenizer", Tensor]:
+        twin = copy.deepcopy(self).eval()
+        if twin._like().device.type == "mps":  # no double precision there
+            twin = twin.cpu()
+        return twin.double(), twin._like().double()
+
+    def _know(self, conditions: dict[str, Any]) -> None:
+        """Refuse conditions that `analyse` does not take."""
+        if conditions:
+            known = [key for key in inspect.signature(self.analyse).parameters if key not in ("wave", "state")]
+            for key in conditions.keys() - set(known):
+                kind = type(self).__name__
+                raise CodesError(f"{kind} takes no condition '{key}'" + (f", only {', '.join(known)}" if known else ""))
+
+    def _cached(self, name: str, make: Callable[[], Any]) -> Any:
         """`make()`, kept until a weight changes."""
-        tensors = [*self.parameters(), *self.buffers()]
-        key = [(value.data_ptr(), value._version) for value in tensors]
-        kept = self.__dict__.setdefault("_kept", {})
+        key = [(value.data_ptr(), value._version) for value in chain(self.parameters(), self.buffers())]
+        kept = _KEPT.setdefault(self, {})
         if name not in kept or kept[name][0] != key:
             kept.pop(name, None)
             kept[name] = key, make()
         return kept[name][1]
 
     def _spec(self) -> CodeSpec:
-        facts = (type(self).__name__, self.sample_rate, self.hop, self.quantizer.sizes)
+        facts = (self.model_type, self.sample_rate, self.hop, tuple(self.quantizer.sizes), configs.changed(self.config))
         return CodeSpec(self.sample_rate, self.hop, tuple(self.quantizer.sizes), fingerprint(self, *facts))
 
 
 class Stream:
     """A session: encodes sound and decodes codes as they come. Any split gives what the whole gives.
 
-    `last=True` ends the recording; the next call begins another. `state` is a plain tree of tensors and numbers.
+    `last=True` ends the recording; the next call begins another. `state` is a value, never changed in place: a plain
+    tree of tensors and numbers that `save` writes, and that `AudioTokenizer.stream(state=...)` and `resume` go on from.
     """
 
-    def __init__(self, tokenizer: AudioTokenizer, levels: int, state: State = None) -> None:
-        self.tokenizer, self.levels = tokenizer, levels
-        # in: samples taken but not yet given out as frames; due: samples that frames taken in still owe
-        self.state = state or {"encoder": None, "in": 0, "decoder": None, "due": 0}
+    def __init__(self, tokenizer: AudioTokenizer, levels: int | None = None, state: State = None) -> None:
+        self.tokenizer, self.spec = tokenizer, tokenizer.spec
+        self._model, self._like = tokenizer._coder()
+        if state is None:
+            # in: samples taken but not yet given out as frames; due: samples that frames taken in still owe
+            empty = {"encoder": None, "in": 0, "decoder": None, "due": 0}
+            state = {"fingerprint": self.spec.fingerprint, "levels": tokenizer.levels_for(levels), **empty}
+        elif state["fingerprint"] != self.spec.fingerprint:
+            raise CodesError(f"this session is of another model: {state['fingerprint']}, here {self.spec.fingerprint}")
+        encoder = tree.walk(state["encoder"], lambda value: value.to(self._like.device))
+        decoder = tree.walk(state["decoder"], lambda value: value.to(tokenizer._like().device))
+        self.levels = tokenizer.levels_for(levels or state["levels"])
+        self.state = state | {"levels": self.levels, "encoder": encoder, "decoder": decoder}
 
     @property
     def latency(self) -> float:
@@ -280,20 +343,43 @@ class Stream:
         """The frames that these samples (at the tokenizer's rate) complete; at `last` the rest, padded with zeros."""
         if wave.ndim != 2 or len(wave) != 1:
             raise AudioError(f"a stream takes mono samples of shape (1, samples), got {tuple(wave.shape)}")
-        data, state = self.tokenizer._push(wave[None], self.state["encoder"], last, self.levels, conditions)
-        held = self.state["in"] + wave.shape[1]
-        samples = held if last else data.shape[2] * self.tokenizer.hop
+        self.tokenizer._know(conditions)
+        wave = wave[None].to(self._like)
+        data, state = self._model._push(wave, self.state["encoder"], last, self.levels, conditions)
+        held = self.state["in"] + wave.shape[2]
+        samples = held if last else data.shape[2] * self.spec.hop
         self.state = self.state | {"encoder": state, "in": held - samples}
-        return Codes(data, torch.tensor([samples]), self.tokenizer.spec)
+        return Codes(data, torch.tensor([samples]), self.spec)
 
     def decode(self, codes: Codes, last: bool = False) -> Audio:
         """The samples that these frames (a batch of one) complete; at `last` the rest, exact to the sample."""
-        self.tokenizer._accept(codes)
+        _accept(codes, self.spec)
+        if len(codes) != 1:
+            raise CodesError(f"a stream takes one recording, got a batch of {len(codes)}")
+        samples = int(codes.samples[0])
+        if not last and samples != codes.data.shape[2] * self.spec.hop:
+            raise CodesError("only the last piece of a stream may end inside a frame: decode it with last=True")
         wave, state = self.tokenizer._pull(codes.data, self.state["decoder"], last)
-        due = self.state["due"] + int(codes.samples[0])
-        wave = wave[:, :, :due]
-        self.state = self.state | {"decoder": state, "due": 0 if last else due - wave.shape[2]}
-        return Audio(wave[0], self.tokenizer.sample_rate)
+        due = self.state["due"] + samples
+        wave = wave[0, :, :due]
+        self.state = self.state | {"decoder": state, "due": 0 if last else due - wave.shape[1]}
+        return Audio(wave, self.spec.sample_rate)
+
+    def save(self, path: str | Path) -> None:
+        """Write the session as a safetensors file. Raises TreeError naming the file."""
+        tree.save(self.state, path)
+
+
+def _accept(codes: Codes, spec: CodeSpec) -> None:
+    if codes.spec.fingerprint != spec.fingerprint:
+        raise CodesError(
+            f"these codes are of another model: fingerprint {codes.spec.fingerprint}, here {spec.fingerprint}"
+        )
+
+
+def _between(value: Any, first: int, end: int) -> Any:
+    """The frames `first` to `end` of a condition that has one value a frame."""
+    return value[..., first:end] if isinstance(value, Tensor) and value.ndim else value
 
 
 def _stack(parts: list[Codes]) -> Codes:

@@ -6,8 +6,14 @@ Every quantizer has `sizes` (entries per level) and three methods: `forward(z, l
 
 from typing import NamedTuple, Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+# Between two cells the rounding error decides, and that differs with the shape of a batch. Values that close to an
+# edge are rare unless the edge is exact: silence at 0, a codebook with one vector twice. So every edge is moved by
+# this much, which double precision resolves: exact ties then fall on one side for good.
+TIE = 1e-9
 
 
 class Quantized(NamedTuple):
@@ -26,3 +32,8 @@ class Quantizer(Protocol):
     def __call__(self, z: Tensor, levels: Tensor | int | None = None) -> Quantized: ...
     def encode(self, z: Tensor, levels: int | None = None) -> Tensor: ...
     def decode(self, codes: Tensor) -> Tensor: ...
+
+
+def full(z: Tensor) -> Tensor:
+    """`z` in single precision at least."""
+    return z if z.dtype == torch.float64 else z.float()

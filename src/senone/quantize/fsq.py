@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from senone.quantize import Quantized
+from senone.quantize import TIE, Quantized, full
 
 
 class ResidualFSQ(nn.Module):
@@ -19,6 +19,9 @@ class ResidualFSQ(nn.Module):
     Level i: y = tanh(In_i(residual)); each y_d in [-1, 1] falls into one of steps_d uniform cells; residual minus
     Out_i(cell centres) goes to level i + 1. The first digit is the least significant of the code. Never below fp32.
     """
+
+    steps: Tensor
+    place: Tensor
 
     def __init__(self, dim: int, steps: tuple[int, ...] = (8, 8, 8, 8), levels: int = 4) -> None:
         super().__init__()
@@ -34,7 +37,7 @@ class ResidualFSQ(nn.Module):
         count = len(self.sizes)
         use = torch.as_tensor(count if levels is None else levels, device=z.device).expand(len(z))
         with torch.autocast(z.device.type, enabled=False):
-            residual = z.transpose(1, 2).float() if z.dtype != torch.float64 else z.transpose(1, 2)
+            residual = full(z).transpose(1, 2)
             total, codes = torch.zeros_like(residual), []
             for i in range(count):
                 y = torch.tanh(self.enter[i](residual))
@@ -46,22 +49,25 @@ class ResidualFSQ(nn.Module):
         return Quantized(total.transpose(1, 2), torch.stack(codes, 1), {})
 
     @torch.no_grad()
-    def encode(self, z: Float[Tensor, "batch dim frame"], levels: int | None = None) -> Int[Tensor, "batch level frame"]:
-        residual, codes = z.transpose(1, 2), []
-        for i in range(len(self.sizes) if levels is None else levels):
-            digits = self._digits(torch.tanh(self.enter[i](residual)))
-            codes.append((digits * self.place).sum(-1))
-            residual = residual - self.leave[i](self._centres(digits, residual.dtype))
+    def encode(
+        self, z: Float[Tensor, "batch dim frame"], levels: int | None = None
+    ) -> Int[Tensor, "batch level frame"]:
+        with torch.autocast(z.device.type, enabled=False):
+            residual, codes = full(z).transpose(1, 2), []
+            for i in range(len(self.sizes) if levels is None else levels):
+                digits = self._digits(torch.tanh(self.enter[i](residual)))
+                codes.append((digits * self.place).sum(-1))
+                residual = residual - self.leave[i](self._centres(digits, residual.dtype))
         return torch.stack(codes, 1)
 
     def decode(self, codes: Int[Tensor, "batch level frame"]) -> Float[Tensor, "batch dim frame"]:
         digits = codes[..., None] // self.place % self.steps  # (batch, level, frame, digit)
-        centres = self._centres(digits, self.leave[0].weight.dtype)
+        centres = self._centres(digits, next(self.parameters()).dtype)
         parts = [self.leave[i](centres[:, i]) for i in range(codes.shape[1])]
         return torch.stack(parts).sum(0).transpose(1, 2)
 
     def _digits(self, y: Float[Tensor, "*shape digit"]) -> Int[Tensor, "*shape digit"]:
-        return torch.minimum(((y + 1) * self.steps / 2).long().clamp(min=0), self.steps - 1)
+        return torch.minimum(((y + 1) * self.steps / 2 + TIE).long(), self.steps - 1)
 
     def _centres(self, digits: Int[Tensor, "*shape digit"], dtype: torch.dtype) -> Float[Tensor, "*shape digit"]:
         return (2 * digits + 1).to(dtype) / self.steps - 1

@@ -5,11 +5,14 @@ so the first averaging step keeps the codebook; a revived code enters sum and co
 detached between levels, so every level's commitment reaches the encoder.
 """
 
+from collections.abc import Iterator
+from itertools import islice
+
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn, distributed
+from torch import Tensor, distributed, nn
 
-from senone.quantize import Quantized
+from senone.quantize import TIE, Quantized, full
 
 
 class Codebook(nn.Module):
@@ -25,17 +28,31 @@ class Codebook(nn.Module):
         self.register_buffer("cluster_usage", torch.ones(size))
         self.register_buffer("embedding_sum", torch.randn(size, dim) * 0.1)
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        self._table: tuple = (None,)
 
     @property
     def codes(self) -> Float[Tensor, "size dim"]:
         """The vectors."""
-        return self.embedding_sum / self.cluster_usage.clamp(min=1e-5)[:, None]
+        return self._tables()[0]
 
     def nearest(self, x: Float[Tensor, "row dim"]) -> Int[Tensor, "row"]:
-        """Index of the nearest code; the first of equals."""
-        codes = self.codes
+        """Index of the nearest code; the first of equals (see `quantize.TIE`)."""
+        codes, square = self._tables()
         # |x - c|^2 without |x|^2: one matrix product instead of a (row, size, dim) tensor
-        return torch.addmm(codes.square().sum(1), x, codes.T, alpha=-2).argmin(1)
+        distance = torch.addmm(square, x, codes.T, alpha=-2)
+        if x.dtype != torch.float64:  # single precision does not resolve TIE
+            return distance.argmin(1)
+        least = distance.amin(1, keepdim=True) + TIE * square.max()
+        return (distance <= least).to(torch.uint8).argmax(1)  # the first that is true
+
+    def _tables(self) -> tuple[Float[Tensor, "size dim"], Float[Tensor, "size"]]:
+        """Codes and their squared lengths, computed once for every state of the buffers: a stream asks every frame."""
+        total, usage = self.embedding_sum, self.cluster_usage
+        key = (id(total), total._version, id(usage), usage._version)
+        if self._table[0] != key:
+            codes = total / usage.clamp(min=1e-5)[:, None]
+            self._table = key, codes, codes.square().sum(1)
+        return self._table[1:]
 
     def forward(self, index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
         return nn.functional.embedding(index, self.codes)
@@ -87,6 +104,10 @@ class ResidualVQ(nn.Module):
         self.sizes = (size,) * levels
         self.books = nn.ModuleList(Codebook(size, dim, decay) for _ in range(levels))
 
+    def __iter__(self) -> Iterator[Codebook]:
+        """The codebooks, level by level."""
+        return iter(self.books)  # type: ignore[arg-type]
+
     def forward(self, z: Float[Tensor, "batch dim frame"], levels: Tensor | int | None = None) -> Quantized:
         """Straight-through; in training mode the codebooks learn. `levels`: one number, or (batch,) numbers, in use.
 
@@ -95,14 +116,15 @@ class ResidualVQ(nn.Module):
         count = len(self.sizes)
         use = torch.as_tensor(count if levels is None else levels, device=z.device).expand(len(z))
         with torch.autocast(z.device.type, enabled=False):
-            x = z.transpose(1, 2)
-            x = x if x.dtype == torch.float64 else x.float()
+            x = full(z).transpose(1, 2)
             residual, total, codes = x, torch.zeros_like(x), []
             commit = x.new_zeros(len(x))
-            for i, book in enumerate(self.books):
+            # asked once a step, not once a level: on a GPU each question waits for all work before it
+            fresh = self.training and not bool(torch.stack([book.initialised for book in self]).all())
+            for i, book in enumerate(self):
                 active = (use > i).float()[:, None, None]
                 rows = residual.detach()[use > i].flatten(0, 1) if self.training else residual[:0].flatten(0, 1)
-                if self.training and len(_gather(rows)) and not book.initialised:
+                if fresh and not book.initialised and len(_gather(rows)):
                     book.initialise(rows)
                 index = book.nearest(residual.detach().flatten(0, 1))
                 part = book(index).view_as(residual)
@@ -116,16 +138,19 @@ class ResidualVQ(nn.Module):
         return Quantized(z.transpose(1, 2), torch.stack(codes, 1), {"commit": (commit / use).mean()})
 
     @torch.no_grad()
-    def encode(self, z: Float[Tensor, "batch dim frame"], levels: int | None = None) -> Int[Tensor, "batch level frame"]:
-        residual, codes = z.transpose(1, 2), []
-        for book in self.books[: len(self.sizes) if levels is None else levels]:
-            index = book.nearest(residual.flatten(0, 1)).view(residual.shape[:2])
-            codes.append(index)
-            residual = residual - book(index)
+    def encode(
+        self, z: Float[Tensor, "batch dim frame"], levels: int | None = None
+    ) -> Int[Tensor, "batch level frame"]:
+        with torch.autocast(z.device.type, enabled=False):
+            residual, codes = full(z).transpose(1, 2), []
+            for book in islice(self, levels):
+                index = book.nearest(residual.flatten(0, 1)).view(residual.shape[:2])
+                codes.append(index)
+                residual = residual - book(index)
         return torch.stack(codes, 1)
 
     def decode(self, codes: Int[Tensor, "batch level frame"]) -> Float[Tensor, "batch dim frame"]:
-        parts = [book(codes[:, i]) for i, book in zip(range(codes.shape[1]), self.books, strict=False)]
+        parts = [book(codes[:, i]) for i, book in enumerate(islice(self, codes.shape[1]))]
         return torch.stack(parts).sum(0).transpose(1, 2)
 
 
