@@ -116,7 +116,7 @@ class Sign:
     sizes = (2,)
 
     def encode(self, z, levels=None):
-        return (z > 1e-9).long()
+        return (z > 1e-11).long()
 
 
 @pytest.mark.parametrize("kind", [Toy, Late, Centred, Global, Semantic, lambda: Toy(Config(vq=True))])

@@ -37,21 +37,21 @@ class Codebook(nn.Module):
 
     def nearest(self, x: Float[Tensor, "row dim"]) -> Int[Tensor, "row"]:
         """Index of the nearest code; the first of equals (see `quantize.TIE`)."""
-        codes, square = self._tables()
+        codes, square, tie = self._tables()
         # |x - c|^2 without |x|^2: one matrix product instead of a (row, size, dim) tensor
         distance = torch.addmm(square, x, codes.T, alpha=-2)
         if x.dtype != torch.float64:  # single precision does not resolve TIE
             return distance.argmin(1)
-        least = distance.amin(1, keepdim=True) + TIE * square.max()
-        return (distance <= least).to(torch.uint8).argmax(1)  # the first that is true
+        return (distance <= distance.amin(1, keepdim=True) + tie).to(torch.uint8).argmax(1)  # the first that is true
 
-    def _tables(self) -> tuple[Float[Tensor, "size dim"], Float[Tensor, "size"]]:
-        """Codes and their squared lengths, computed once for every state of the buffers: a stream asks every frame."""
+    def _tables(self) -> tuple[Float[Tensor, "size dim"], Float[Tensor, "size"], Float[Tensor, ""]]:
+        """Codes, their squared lengths, what counts as equal: once for every state of the buffers, a stream asks often."""
         total, usage = self.embedding_sum, self.cluster_usage
         key = (id(total), total._version, id(usage), usage._version)
         if self._table[0] != key:
             codes = total / usage.clamp(min=1e-5)[:, None]
-            self._table = key, codes, codes.square().sum(1)
+            square = codes.square().sum(1)
+            self._table = key, codes, square, TIE * square.max()
         return self._table[1:]
 
     def forward(self, index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
