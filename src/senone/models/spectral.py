@@ -1,26 +1,31 @@
 """Spectral: senone's own small codec, in which everything learned runs at the frame rate.
 
-STFT -> ConvNeXt -> residual FSQ -> ConvNeXt -> iSTFT (after Vocos, Siuzdak 2023, and FSQ, Mentzer et al. 2023).
-No layer works on samples, so it trains on two CPU cores and streams cheaply. Causal: frame t sees hops t-1 and t
-and is heard one hop later (windows of two hops, half overlap). Not causal: windows of four hops, centred.
+STFT -> ConvNeXt -> residual FSQ -> ConvNeXt -> iSTFT (after Vocos, Siuzdak 2023, 2306.00814, and FSQ, Mentzer et al.
+2023, 2309.15505). No layer works on samples, so it trains on two CPU cores and streams cheaply. Frame t sees hops t-1
+and t; windows of two hops overlap by half; the decoder waits for `ahead` more frames, and carries its state.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from senone.features import frames, overlap_add, sine_window
 from senone.nn.stream import Chain, State
 from senone.nn.vocos import ConvNeXt, SpectrumHead
 from senone.quantize.fsq import ResidualFSQ
+from senone.tokenizer import AudioTokenizer, Context
+
+KERNEL = 7  # frames that each ConvNeXt block sees
 
 
 @dataclass(frozen=True)
 class Config:
-    """Widths and depths; hop in samples. `levels` residual levels of prod(steps) codes each."""
+    """Widths and depths; hop in samples. `levels` residual levels of prod(steps) codes each.
+
+    ahead: frames that the decoder waits for before it speaks; each costs a hop of latency.
+    """
 
     sample_rate: int = 16000
     hop: int = 320
@@ -30,70 +35,57 @@ class Config:
     encoder_blocks: int = 4
     decoder_dim: int = 320
     decoder_blocks: int = 8
-    causal: bool = True
+    ahead: int = 1
 
 
-class Output(NamedTuple):
-    """What training needs."""
+class Spectral(AudioTokenizer):
+    """(batch 1 samples) -> (batch dim frame) -> codes and back; one frame a hop."""
 
-    wave: Float[Tensor, "batch 1 samples"]
-    codes: Int[Tensor, "batch level frame"]
-    losses: dict[str, Tensor]
-
-
-class Spectral(nn.Module):
     Config = Config
     model_type = "senone_spectral"
 
     def __init__(self, config: Config = Config()) -> None:
         super().__init__()
         self.config = config
-        self.n_fft = config.hop * (2 if config.causal else 4)
+        self.sample_rate, self.hop, self.n_fft = config.sample_rate, config.hop, 2 * config.hop
+        self.delay = (1 + config.ahead) * config.hop
+        past = 2 + (KERNEL - 1) * max(config.encoder_blocks, config.decoder_blocks)
+        self.context = Context(past * config.hop / config.sample_rate)
         bins = self.n_fft // 2 + 1
         self.encoder_in = nn.Linear(3 * bins, config.encoder_dim)
-        self.encoder = Chain(*[ConvNeXt(config.encoder_dim, causal=config.causal) for _ in range(config.encoder_blocks)])
-        self.encoder_out = nn.LayerNorm(config.encoder_dim)
+        self.encoder = Chain(*[ConvNeXt(config.encoder_dim, KERNEL) for _ in range(config.encoder_blocks)])
+        self.encoder_norm = nn.LayerNorm(config.encoder_dim)
         self.quantizer = ResidualFSQ(config.encoder_dim, config.steps, config.levels)
         self.decoder_in = nn.Linear(config.encoder_dim, config.decoder_dim)
-        self.decoder = Chain(*[ConvNeXt(config.decoder_dim, causal=config.causal) for _ in range(config.decoder_blocks)])
-        self.norm = nn.LayerNorm(config.decoder_dim)
+        self.decoder = Chain(*[ConvNeXt(config.decoder_dim, KERNEL) for _ in range(config.decoder_blocks)])
+        self.decoder_norm = nn.LayerNorm(config.decoder_dim)
         self.head = SpectrumHead(config.decoder_dim, self.n_fft)
 
-    def spectrum(self, wave):
-        pieces = frames(wave[:, 0], self.n_fft, self.config.hop)
-        return torch.fft.rfft(pieces * sine_window(self.n_fft, wave))
-
-    def analyse(self, wave, state: State = None):
-        past = wave.new_zeros(len(wave), 1, self.config.hop) if state is None else state["wave"]
+    def analyse(
+        self, wave: Float[Tensor, "batch 1 samples"], state: State = None
+    ) -> tuple[Float[Tensor, "batch dim frame"], State]:
+        """Windowed spectra, compressed, through the encoder. State: the last hop, and that of the blocks."""
+        past, kept = (wave.new_zeros(len(wave), 1, self.hop), None) if state is None else state
         wave = torch.cat([past, wave], 2)
-        x = self.encoder_in(features(self.spectrum(wave)))
-        x, kept = self.encoder(x, None if state is None else state["encoder"])
-        return self.encoder_out(x).transpose(1, 2), {"wave": wave[:, :, -self.config.hop :].clone(), "encoder": kept}
+        spectrum = torch.fft.rfft(frames(wave[:, 0], self.n_fft, self.hop) * sine_window(self.n_fft, wave))
+        x, kept = self.encoder(self.encoder_in(compressed(spectrum)), kept)
+        return self.encoder_norm(x).transpose(1, 2), [wave[:, :, -self.hop :].clone(), kept]
 
-    def synthesise(self, z, state: State = None):
-        x, kept = self.decoder(self.decoder_in(z.transpose(1, 2)), None if state is None else state["decoder"])
-        pieces = torch.fft.irfft(self.head(self.norm(x)), self.n_fft) * sine_window(self.n_fft, z.float())
-        tail = pieces.new_zeros(len(z), self.config.hop) if state is None else state["tail"]
-        wave = overlap_add(pieces, self.config.hop)
-        wave = torch.cat([wave[:, : self.config.hop] + tail, wave[:, self.config.hop :]], 1)
-        return wave[:, None, : -self.config.hop], {"decoder": kept, "tail": wave[:, -self.config.hop :].clone()}
-
-    def forward(self, wave, levels=None):
-        z, _ = self.analyse(wave)
-        q = self.quantizer(z, levels)
-        out, _ = self.synthesise(torch.cat([q.z, q.z[:, :, :1] * 0], 2))
-        return Output(out[:, :, self.config.hop :], q.codes, q.losses)
+    def synthesise(
+        self, z: Float[Tensor, "batch dim frame"], state: State = None
+    ) -> tuple[Float[Tensor, "batch 1 samples"], State]:
+        """The decoder, then overlap-add. State: the half window that the next frame completes, and that of the blocks."""
+        tail, kept = (z.new_zeros(len(z), self.hop), None) if state is None else state
+        x, kept = self.decoder(self.decoder_in(z.transpose(1, 2)), kept)
+        spectrum = self.head(self.decoder_norm(x))
+        pieces = torch.fft.irfft(spectrum, self.n_fft)
+        wave = overlap_add(pieces * sine_window(self.n_fft, pieces), self.hop)
+        wave = torch.cat([wave[:, : self.hop] + tail, wave[:, self.hop :]], 1)
+        return wave[:, None, : -self.hop], [wave[:, -self.hop :].clone(), kept]
 
 
-def features(spectrum: Tensor, power: float = 0.3) -> Float[Tensor, "batch frame feature"]:
-    """Power-compressed real and imaginary parts, and the log-magnitude."""
-    import os
+def compressed(spectrum: Complex[Tensor, "batch frame bin"], power: float = 0.3) -> Float[Tensor, "batch frame feature"]:
+    """Real and imaginary part with the magnitude raised to `power`, and a tenth of the log of its square."""
     square = torch.view_as_real(spectrum).square().sum(-1) + 1e-8
-    if os.environ.get('FEAT')=='lin':
-        g = square.mean(-1,keepdim=True).rsqrt()
-        return torch.cat([spectrum.real * g, spectrum.imag * g, square.log() / 10], -1)
-    if os.environ.get('FEAT')=='half':
-        g = square.sqrt().mean(-1,keepdim=True).rsqrt()*square**(-.25)
-        return torch.cat([spectrum.real * g, spectrum.imag * g, square.log() / 10], -1)
     scale = square ** ((power - 1) / 2)
     return torch.cat([spectrum.real * scale, spectrum.imag * scale, square.log() / 10], -1)
