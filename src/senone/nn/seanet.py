@@ -5,7 +5,7 @@ from math import prod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from senone.nn.stream import CausalConv1d, CausalConvTranspose1d, Chain, State, Streaming
+from senone.nn.stream import ELU, CausalConv1d, CausalConvTranspose1d, Chain, State, Streaming, conv, elu
 
 
 class ResidualUnit(Streaming):
@@ -19,8 +19,8 @@ class ResidualUnit(Streaming):
     def forward(
         self, x: Float[Tensor, "batch width time"], state: State = None
     ) -> tuple[Float[Tensor, "batch width time"], State]:
-        y, state = self.conv(nn.functional.elu(x), state)
-        return x + self.mix(nn.functional.elu(y)), state
+        y, state = self.conv(elu(x), state)
+        return x + conv(elu(y), self.mix.weight, self.mix.bias), state
 
 
 def residual_units(width: int) -> list[nn.Module]:
@@ -44,9 +44,9 @@ def encoder(filters: int, strides: tuple[int, ...]) -> Chain:
     parts: list[nn.Module] = [CausalConv1d(1, filters, 7)]
     for stride in strides:
         parts += residual_units(filters)
-        parts += [nn.ELU(), CausalConv1d(filters, 2 * filters, 2 * stride, stride)]
+        parts += [ELU(), CausalConv1d(filters, 2 * filters, 2 * stride, stride)]
         filters *= 2
-    return Chain(*parts, nn.ELU())
+    return Chain(*parts, ELU())
 
 
 def decoder(filters: int, strides: tuple[int, ...], dim: int) -> Chain:
@@ -54,7 +54,7 @@ def decoder(filters: int, strides: tuple[int, ...], dim: int) -> Chain:
     width = filters * 2 ** len(strides)
     parts: list[nn.Module] = [CausalConv1d(dim, width, 7)]
     for stride in reversed(strides):
-        parts += [nn.ELU(), CausalConvTranspose1d(width, width // 2, 2 * stride, stride)]
+        parts += [ELU(), CausalConvTranspose1d(width, width // 2, 2 * stride, stride)]
         width //= 2
         parts += residual_units(width)
-    return Chain(*parts, nn.ELU(), CausalConv1d(filters, 1, 7))
+    return Chain(*parts, ELU(), CausalConv1d(filters, 1, 7))
