@@ -60,7 +60,8 @@ class STFTDiscriminator(nn.Module):
 
     def forward(self, wave: Float[Tensor, "batch samples"]) -> list[Judgement]:
         spectrum = stft(wave, self.n_fft, self.n_fft // 4)[:, :-1] / self.n_fft**0.5
-        x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (batch, 2, frame, bin)
+        # (batch, 2, frame, bin), laid out so: torch 2.13's oneDNN crashes in the backward pass of a strided view
+        x = torch.view_as_real(spectrum).permute(0, 3, 2, 1).contiguous()
         return [_judge(self.layers, x)]
 
 
