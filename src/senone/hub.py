@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -115,7 +116,10 @@ class Pretrained:
         kind = settings.pop("model_type", None)
         if kind != cls.model_type:
             raise HubError(f"{folder}/config.json holds a '{kind}', not a '{cls.model_type}'")
-        model = cls(configs.from_dict(cls.Config, settings))  # type: ignore[call-arg]
+        try:
+            model = cls(configs.from_dict(cls.Config, settings))  # type: ignore[call-arg]
+        except configs.ConfigError as error:
+            raise HubError(f"{folder}/config.json: {error}") from None
         assert isinstance(model, nn.Module)
         try:
             weights = load_file(folder / "model.safetensors")
@@ -179,14 +183,20 @@ def names() -> list[str]:
 
 
 def load(name: str | Path) -> Any:
-    """A model in evaluation mode: a bundled NAME, a directory, `org/repo` on the hub, or `file.py:Class`.
+    """A model in evaluation mode: a bundled NAME, a directory, `org/repo` on the hub, or a class of one's own.
 
-    A preset without weights ("soundstream-24k") comes with seeded random ones and a warning.
+    `file.py:Class` has the weights that its constructor gives, `file.py:Class@DIRECTORY` those that
+    `save_pretrained` wrote. A preset without weights ("soundstream-24k") comes with seeded random ones and a warning.
     Raises HubError with the nearest known name where there is nothing.
     """
     text = str(name)
     if ".py:" in text:
-        return user_class(text)().eval()
+        source, _, folder = text.partition("@")
+        kind = user_class(source)
+        for attribute in ("Config", "model_type"):
+            if not hasattr(kind, attribute):
+                raise HubError(f"{source} needs an attribute {attribute}")
+        return kind.from_pretrained(folder) if folder else kind().eval()
     if text in names() and text not in PRESETS:
         return _from_folder(BUNDLED / text)
     if text in PRESETS:
@@ -203,15 +213,16 @@ def load(name: str | Path) -> Any:
     raise HubError(unknown("model", text, names()))
 
 
-def user_class(text: str) -> type:
+def user_class(text: str) -> Any:
     """The class that `path/to/file.py:Class` names. It runs that file: the user's own code."""
     path, _, attribute = text.rpartition(":")
     file = Path(path)
     if not file.is_file():
         raise HubError(f"{path} does not exist")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"senone_user_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look their classes up there
     spec.loader.exec_module(module)
     if not hasattr(module, attribute):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
