@@ -7,8 +7,9 @@ test: $(STAMP)  ## set up the environment and pass the tests
 	$(VENV)/bin/python -m pytest
 
 lint: $(STAMP)
-	$(VENV)/bin/ruff check src tests
+	$(VENV)/bin/ruff check src tests examples
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/lint-imports
 
 # torch 2.13.0 first: a bare `torch` drags a CUDA build onto a CPU machine.
 $(STAMP): pyproject.toml

@@ -1,0 +1,1 @@
+"""One paper, one file; the files do not import one another."""
