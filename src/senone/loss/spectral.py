@@ -32,15 +32,15 @@ def multiscale_mel(
 
 def complex_stft(
     wave: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"], window: int = 512, power: float = 0.7
-) -> Float[Tensor, ""]:
-    """Energy of the error over energy, per row, of spectra with magnitudes raised to `power`: sees phase.
+) -> Float[Tensor, "batch"]:
+    """Energy of the error over energy, row by row, of spectra with magnitudes raised to `power`: sees phase.
 
     A square, not an absolute value, on purpose: under uncertain phase the median of a bin is 0, and an L1 loss rests
     there from the start (docs/log.md). The floor of the energy keeps silence from counting more than speech.
     """
     x, y = (compress(stft(w, window, window // 4), power) for w in (wave, target))
     energy = y.square().sum((1, 2, 3)) + 1e-3 * y[0].numel() / window
-    return ((x - y).square().sum((1, 2, 3)) / energy).mean()
+    return (x - y).square().sum((1, 2, 3)) / energy
 
 
 def compress(spectrum: Tensor, power: float) -> Float[Tensor, "*shape 2"]:
