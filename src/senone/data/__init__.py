@@ -1,0 +1,1 @@
+"""Recordings on disk: lists of them, and batches of random crops."""

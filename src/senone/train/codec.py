@@ -1,0 +1,183 @@
+"""Training a codec: reconstruction, and discriminators that listen to short pieces (SoundStream §III-D, E)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from senone.audio import Audio
+from senone.loss import adversarial, spectral
+from senone.nn.discriminator import Judgement, STFTDiscriminator, WaveDiscriminator
+from senone.tokenizer import AudioTokenizer, Output
+from senone.train.optim import Optimiser
+from senone.train.task import Batch, Recipe, TrainError
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A discriminator: width of its first layer; n_fft of an stft one, scales of a wave one."""
+
+    kind: Literal["stft", "wave"] = "stft"
+    width: int = 16
+    n_fft: int = 1024
+    scales: int = 3
+
+    def build(self) -> nn.Module:
+        """With random weights."""
+        if self.kind == "stft":
+            return STFTDiscriminator(self.width, self.n_fft)
+        return WaveDiscriminator(self.width, self.scales)
+
+
+@dataclass(frozen=True)
+class CodecRecipe(Recipe):
+    """What training a codec adds.
+
+    dropout: share of rows that use a random number of levels, the others use all. judged: seconds of a crop that the
+    discriminators hear. adversarial_from: the step at which they begin. tilt: above 1, the random numbers of levels are
+    low ones more often than in SoundStream's uniform draw. mel_windows: see `loss.spectral.multiscale_mel`.
+    continuous: steps without quantizer at the start, so that k-means meets vectors that mean something.
+    """
+
+    continuous: int = 0
+    dropout: float = 0.5
+    tilt: float = 1.0
+    mel_windows: tuple[int, ...] = spectral.MEL_WINDOWS
+    judged: float = 0.5
+    adversarial_from: int = 0
+    discriminators: tuple[Judge, ...] = ()
+    optim: dict[str, Optimiser] = field(
+        default_factory=lambda: {"generator": Optimiser(), "discriminator": Optimiser(lr=2e-4)}
+    )
+    weights: dict[str, float] = field(
+        default_factory=lambda: {"mel": 1.0, "stft": 1.0, "wave": 0.0, "commit": 1.0, "adv": 1.0, "feat": 2.0}
+    )
+
+
+class Discriminators(nn.Module):
+    """Several as one."""
+
+    def __init__(self, judges: tuple[Judge, ...]) -> None:
+        super().__init__()
+        self.judges = nn.ModuleList(judge.build() for judge in judges)
+
+    def forward(self, wave: Float[Tensor, "batch samples"]) -> list[Judgement]:
+        return [judgement for judge in self.judges for judgement in judge(wave)]
+
+
+class CodecTask:
+    """Any AudioTokenizer with a decoder, and discriminators if the recipe has some.
+
+    Losses of the generator: mel, stft, wave, adv, feat and those of its quantizer; of the discriminator: disc.
+    """
+
+    def __init__(self, model: AudioTokenizer, recipe: CodecRecipe) -> None:
+        if not model.decodes:
+            raise TrainError(f"{type(model).__name__} has no decoder: nothing to train")
+        self.model, self.recipe, self.rate = model, recipe, model.sample_rate
+        self.players: dict[str, nn.Module] = {"generator": model}
+        if recipe.discriminators:
+            self.players["discriminator"] = Discriminators(recipe.discriminators)
+        self._count: Tensor | None = None
+        known = {"mel", "stft", "wave", "adv", "feat", "disc", "commit"} | self._quantizer_losses()
+        for name in recipe.weights.keys() - known:
+            raise TrainError(f"unknown loss '{name}' in weights; known: {', '.join(sorted(known))}")
+
+    def losses(self, batch: Batch, player: str) -> dict[str, Tensor]:
+        """See `Task`. The codec runs once a step; its output stays in the batch for the generator's turn."""
+        judging = "discriminator" in self.players and batch["step"] >= self.recipe.adversarial_from
+        if player == "discriminator" and not judging:
+            return {}
+        if "output" not in batch:
+            batch["output"], batch["piece"] = self._forward(batch), self._piece(batch["wave"].shape[1])
+        output: Output = batch["output"]
+        fake, real = output.wave[:, 0].float(), batch["target"]
+        a, b = fake[:, batch["piece"]], real[:, batch["piece"]]
+        judge = self.players.get("discriminator")
+        if player == "discriminator":
+            assert judge is not None
+            return {"disc": adversarial.discriminator(judge(b), judge(a.detach()))}
+        losses = {}
+        with torch.autocast(fake.device.type, enabled=False):
+            if self._weight("mel"):
+                losses["mel"] = spectral.multiscale_mel(fake, real, self.rate, self.recipe.mel_windows)
+            if self._weight("stft"):
+                # few bits cannot carry phase, and would only learn to be silent: a row counts by its share of levels
+                share = batch["levels"] / len(self.model.quantizer.sizes)
+                losses["stft"] = (share * spectral.complex_stft(fake, real)).mean()
+            if self._weight("wave"):
+                losses["wave"] = (fake - real).abs().mean()
+        losses |= {name: loss for name, loss in output.losses.items() if self._weight(name)}
+        if judging and judge is not None and (self._weight("adv") or self._weight("feat")):
+            said = judge(a)
+            if self._weight("adv"):
+                losses["adv"] = adversarial.generator(said)
+            if self._weight("feat"):
+                with torch.no_grad():
+                    truth = judge(b)
+                losses["feat"] = adversarial.features(truth, said)
+        return losses
+
+    def metrics(self) -> dict[str, float]:
+        """By level: share of the codes in use, and their perplexity (of rows that use the level)."""
+        if self._count is None:
+            return {}
+        share = self._count / self._count.sum(1, keepdim=True).clamp(min=1)
+        perplexity = torch.special.entr(share).sum(1).exp().tolist()
+        used = [int((row > 0).sum()) / size for row, size in zip(share, self.model.quantizer.sizes, strict=True)]
+        self._count = None
+        out = {f"used/{level}": value for level, value in enumerate(used)}
+        return out | {f"perplexity/{level}": value for level, value in enumerate(perplexity)}
+
+    def examples(self, batch: Batch) -> dict[str, Audio]:
+        """A few crops as they are, and as the codec gives them back with all levels."""
+        model = self.players["generator"]
+        out = model(batch["wave"][:EXAMPLES, None], None, **self._conditions(batch, EXAMPLES)).wave
+        sounds = {}
+        for i, (before, after) in enumerate(zip(batch["wave"], out, strict=False)):
+            sounds[f"{i}-original"] = Audio(before[None].float().cpu(), self.rate)
+            sounds[f"{i}-decoded"] = Audio(after.float().cpu(), self.rate)
+        return sounds
+
+    def _forward(self, batch: Batch) -> Output:
+        count = len(self.model.quantizer.sizes)
+        some = 1 + (batch["chance"][:, 1] ** self.recipe.tilt * count).long().clamp(max=count - 1)
+        batch["levels"] = levels = torch.where(batch["chance"][:, 0] < self.recipe.dropout, some, count)
+        quantise = batch["step"] >= self.recipe.continuous
+        output = self.players["generator"](batch["wave"][:, None], levels, quantise=quantise, **self._conditions(batch))
+        if quantise:
+            self._tally(output.codes, levels)
+        return output
+
+    def _conditions(self, batch: Batch, rows: int | None = None) -> dict[str, Tensor]:
+        return {"denoise": batch["denoise"][:rows, None]} if "denoise" in batch else {}
+
+    def _piece(self, samples: int) -> slice:
+        """The same piece of all rows: where they were cut is random enough."""
+        length = min(samples, round(self.recipe.judged * self.rate))
+        first = int(torch.randint(samples - length + 1, ()))
+        return slice(first, first + length)
+
+    def _weight(self, name: str) -> float:
+        return self.recipe.weights.get(name, 1.0)
+
+    @torch.no_grad()
+    def _tally(self, codes: Tensor, levels: Tensor) -> None:
+        sizes = self.model.quantizer.sizes
+        if self._count is None:
+            self._count = torch.zeros(len(sizes), max(sizes), device=codes.device)
+        inside = (levels[:, None] > torch.arange(len(sizes), device=codes.device)).float()
+        weight = inside[:, :, None].expand(codes.shape).transpose(0, 1).flatten(1)
+        self._count.scatter_add_(1, codes.transpose(0, 1).flatten(1), weight)
+
+    @torch.no_grad()
+    def _quantizer_losses(self) -> set[str]:
+        """Their names, which only a forward pass tells."""
+        training = self.model.training
+        out = self.model.eval()(torch.zeros(1, 1, 16 * self.model.hop))
+        self.model.train(training)
+        return set(out.losses)
