@@ -27,7 +27,7 @@ from senone import tree
 from senone.audio import Audio, AudioError
 from senone.codes import Codes, CodesError, CodeSpec
 from senone.hub import Pretrained, fingerprint
-from senone.quantize import Quantizer
+from senone.quantize import Quantized, Quantizer
 
 State = Any
 BLOCK_SECONDS = 10.0  # how much sound, over all rows, is in work at once
@@ -81,12 +81,21 @@ class AudioTokenizer(nn.Module, Pretrained):
         raise CodesError(f"{type(self).__name__} has no decoder")
 
     def forward(
-        self, wave: Float[Tensor, "batch 1 samples"], levels: Tensor | int | None = None, **conditions: Any
+        self,
+        wave: Float[Tensor, "batch 1 samples"],
+        levels: Tensor | int | None = None,
+        *,
+        quantise: bool = True,
+        **conditions: Any,
     ) -> Output:
-        """Training: analyse, quantise with the first `levels` (a number, or one for each row), synthesise."""
+        """Training: analyse, quantise with the first `levels` (a number, or one for each row), synthesise.
+
+        Without `quantise` the vectors go through as they are, and there are no codes.
+        """
         samples = wave.shape[2]
         z, _ = self.analyse(nn.functional.pad(wave, (0, -samples % self.hop)), **conditions)
-        quantized = self.quantizer(z, levels)
+        none = z.new_zeros(len(z), 0, z.shape[2], dtype=torch.long)
+        quantized = self.quantizer(z, levels) if quantise else Quantized(z, none, {})
         out, _ = self.synthesise(nn.functional.pad(quantized.z, (0, self.flush)))
         return Output(out[:, :, self.delay : self.delay + samples], quantized.codes, quantized.losses)
 

@@ -5,7 +5,7 @@ from math import prod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from senone.nn.stream import ELU, CausalConv1d, CausalConvTranspose1d, Chain, State, Streaming, conv, elu
+from senone.nn.stream import ELU, CausalConv1d, CausalConvTranspose1d, Chain, State, Streaming, conv, elu_
 
 
 class ResidualUnit(Streaming):
@@ -19,13 +19,34 @@ class ResidualUnit(Streaming):
     def forward(
         self, x: Float[Tensor, "batch width time"], state: State = None
     ) -> tuple[Float[Tensor, "batch width time"], State]:
-        y, state = self.conv(elu(x), state)
-        return x + conv(elu(y), self.mix.weight, self.mix.bias), state
+        y, state = self.conv(x, state, elu=True)
+        y = conv(elu_(y), self.mix.weight, self.mix.bias)
+        return x + y if y.requires_grad else y.add_(x), state
 
 
 def residual_units(width: int) -> list[nn.Module]:
     """The three units of a block, dilations 1, 3, 9."""
     return [ResidualUnit(width, dilation) for dilation in (1, 3, 9)]
+
+
+def even(net: nn.Module, scale: float = 1.0) -> None:
+    """Start with weights that keep the scale of a signal through every layer, the last one times `scale`; no biases.
+
+    torch's own start shrinks it threefold a layer; with no normalisation anywhere, what is left of speech at the
+    bottleneck is a constant with a whisper on it, and a codebook collapses on that (docs/log.md).
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+            inputs = module.weight[0].numel()
+            if isinstance(module, nn.ConvTranspose1d):  # (in, out, kernel); kernel / stride inputs meet in an output
+                inputs = module.in_channels * module.kernel_size[0] / module.stride[0]
+            nn.init.normal_(module.weight, std=inputs**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, ResidualUnit):
+            module.mix.weight.data.mul_(0.5)  # else each unit would double the energy
+    last = [module for module in net.modules() if isinstance(module, nn.Conv1d)][-1]
+    last.weight.data.mul_(scale)
 
 
 def reach(strides: tuple[int, ...]) -> int:
