@@ -26,6 +26,8 @@ import soundfile
 from metrics import METRICS, RATE, Metric, NotApplicable
 from peers import PeerError, System, system
 
+from senone.errors import SenoneError
+
 DEFAULT = [
     "identity", "opus:6k", "opus:9k", "opus:12k", "amrwb:6.6", "codec2:3200", "lyra:3.2", "lyra:6", "lyra:9.2",
     "spectral-mini@1", "spectral-mini@4", "spectral-mini", "soundstream-mini@6", "soundstream-mini@12",
@@ -222,7 +224,7 @@ def main() -> None:
         parser.error(f"unknown metric '{wrong[0]}'; known: {', '.join(METRICS)}")
     try:
         run(options, metrics)
-    except (PeerError, OSError) as error:
+    except (SenoneError, OSError) as error:
         sys.exit(f"codec_quality: {error}")
 
 

@@ -22,6 +22,8 @@ from codec_quality import Row, Utterance, cell, read_data, summary
 from metrics import METRICS, RATE, NotApplicable
 from peers import WEIGHTS, PeerError
 
+from senone.errors import SenoneError
+
 Denoiser = Callable[[np.ndarray], np.ndarray]
 
 
@@ -151,7 +153,7 @@ def main() -> None:
         parser.error(f"unknown metric '{wrong[0]}'; known: {', '.join(METRICS)}")
     try:
         table = measure(options, metrics)
-    except (PeerError, OSError) as error:
+    except (SenoneError, OSError) as error:
         sys.exit(f"denoise: {error}")
     if options.out:
         options.out.write_text(table)

@@ -19,11 +19,13 @@ import numpy as np
 import soundfile
 import soxr
 
+from senone.errors import SenoneError
+
 RATE = 16000
 WEIGHTS = Path(os.environ.get("SENONE_WEIGHTS", Path(__file__).parents[2] / "shared" / "weights"))
 
 
-class PeerError(Exception):
+class PeerError(SenoneError):
     """A name nobody knows, or a program that is not installed."""
 
 
@@ -54,11 +56,12 @@ def system(name: str) -> System:
 
 
 def _senone(name: str) -> System:
-    """A model of ours at a number of levels. Bits: ceil(log2 size) a code, as .sno packs them, without its header."""
+    """A model of ours at a number of levels; the bits are those of its .sno file."""
     import torch
 
     import senone
     from senone.audio import Audio
+    from senone.bitstream import Writer
 
     model, _, levels = name.rpartition("@")
     if not (model and levels.isdigit()):
@@ -66,7 +69,6 @@ def _senone(name: str) -> System:
     codec = senone.load(model)
     count = codec.levels_for(int(levels) if levels else None)
     sizes = codec.spec.sizes[:count]
-    bits = sum((size - 1).bit_length() for size in sizes)
     source = Path(senone.__file__).parent
     files = [path for part in ("models", "nn", "quantize", ".") for path in sorted(source.glob(f"{part}/*.py"))]
     used = [path for path in files if path.parent != source or path.stem in ("tokenizer", "features")]
@@ -74,7 +76,11 @@ def _senone(name: str) -> System:
 
     def code(wave: np.ndarray) -> tuple[np.ndarray, int]:
         codes = codec.encode(Audio(torch.from_numpy(wave)[None], RATE), levels=count)
-        return codec.decode(codes)[0].resample(RATE).wave[0].numpy(), codes.data.shape[2] * bits
+        with tempfile.TemporaryDirectory() as folder:
+            with Writer(f"{folder}/x.sno", codec.spec, count) as writer:
+                writer.write(codes)
+            bits = 8 * os.path.getsize(f"{folder}/x.sno")
+        return codec.decode(codes)[0].resample(RATE).wave[0].numpy(), bits
 
     kbps = float(codec.spec.frame_rate) * sum(np.log2(sizes)) / 1000
     return System(name, f"{codec.spec.fingerprint}@{count}-{program}", kbps, code)

@@ -171,8 +171,9 @@ def test_a_model_of_ours_is_a_system(tmp_path):
     two, three = (system(f"{tmp_path}/model{end}") for end in ("@2", ""))
     wave = voice(0.5)[:7777]
     decoded, bits = two.code(wave)
-    assert decoded.shape == wave.shape and bits == 25 * 2 * 4 and two.kbps == pytest.approx(0.4)
-    assert three.code(wave)[1] == 25 * 3 * 4 and two.fingerprint != three.fingerprint
+    assert decoded.shape == wave.shape and two.kbps == pytest.approx(0.4)
+    assert 25 * 2 * 4 < bits < 25 * 2 * 4 + 8 * 100  # of the file: codes, header and checksums
+    assert three.code(wave)[1] == bits + 25 * 4 + 4 and two.fingerprint != three.fingerprint  # in whole bytes
 
 
 def test_mixtures_have_the_ratio_asked_for(tmp_path):
