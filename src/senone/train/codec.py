@@ -106,9 +106,9 @@ class CodecTask:
             if self._weight("mel"):
                 losses["mel"] = spectral.multiscale_mel(fake, real, self.rate, self.recipe.mel_windows)
             if self._weight("stft"):
-                # few bits cannot carry phase, and would only learn to be silent: a row counts by its share of levels
+                # few bits cannot carry phase and would only learn to be silent: a row counts by its share of levels, squared
                 share = batch["levels"] / len(self.model.quantizer.sizes)
-                losses["stft"] = (share * spectral.complex_stft(fake, real)).mean()
+                losses["stft"] = (share.square() * spectral.complex_stft(fake, real)).mean()
             if self._weight("wave"):
                 losses["wave"] = (fake - real).abs().mean()
         losses |= {name: loss for name, loss in output.losses.items() if self._weight(name)}
