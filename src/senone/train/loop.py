@@ -75,7 +75,7 @@ def _steps(
     stopped: threading.Event,
 ) -> None:
     path, plain = out / "training" / "state.safetensors", configs.to_dict(recipe)
-    sums: dict[str, float] = {}
+    seen: dict[str, list[float]] = {}
     noted, logged, since, saved = 0, run.step, time.monotonic(), time.monotonic()
     for batch in data.stream(run.step):
         if run.step >= recipe.steps:
@@ -86,17 +86,17 @@ def _steps(
         run.average(recipe.ema)
         run.step += 1
         for key, value in values.items():
-            sums[key] = sums.get(key, 0.0) + value
+            seen.setdefault(key, []).append(value)
         if log:
             log.move(run.step)
         stop = stop or run.step == recipe.steps
         if log and (run.step - logged >= recipe.log_steps or stop):
             count, wall = run.step - logged, time.monotonic() - since
-            row = {key: value / count for key, value in sums.items()}
+            row = {key: sum(some) / len(some) for key, some in seen.items()}
             row |= {f"lr/{name}": optim.param_groups[0]["lr"] for name, optim in run.optim.items()}
             row |= {"speed": data.seconds * count / wall} | task.metrics()
             log.numbers(run.step, row)
-            sums, logged, since = {}, run.step, time.monotonic()
+            seen, logged, since = {}, run.step, time.monotonic()
             for file, why in list(data.skipped.items())[noted:]:
                 log.say(f"skipped {file}: {why}")
             noted = len(data.skipped)
