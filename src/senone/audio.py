@@ -4,11 +4,12 @@ One resampler serves everyone: `Audio.resample` and `blocks` feed the same soxr 
 a file read in pieces give the same samples.
 """
 
-import io
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from senone.errors import SenoneError
 
 PIECE = 1 << 16  # frames read or resampled at once
+SPOOL = 1 << 24  # bytes of standard input kept in memory
 
 
 class AudioError(SenoneError):
@@ -58,6 +60,7 @@ class Audio:
         Raises AudioError naming the file: missing, empty, not audio, no samples there, NaN or infinite samples.
         """
         with _open(path) as file:
+            path = _name(path)
             _seek(file, path, start)
             frames = -1 if seconds is None else round(seconds * file.samplerate)
             with _naming(path):
@@ -91,6 +94,14 @@ class Audio:
             writer.write(self.wave)
 
 
+def duration(path: str | Path) -> float | None:
+    """Seconds, as far as the file says so without being read; None for pipes and what is no audio."""
+    try:
+        return soundfile.info(str(path)).duration if Path(path).is_file() else None
+    except soundfile.SoundFileError:
+        return None
+
+
 def blocks(path: str | Path, rate: int, seconds: float = 1.0) -> Iterator[Float[Tensor, "1 samples"]]:
     """The file ("-": standard input) as mono pieces of `seconds` at `rate`, in bounded memory.
 
@@ -98,6 +109,7 @@ def blocks(path: str | Path, rate: int, seconds: float = 1.0) -> Iterator[Float[
     """
     size, held, total = max(1, round(seconds * rate)), np.zeros((0, 1), np.float32), 0
     with _open(path) as file:
+        path = _name(path)
 
         def mono() -> Iterator[np.ndarray]:
             nonlocal total
@@ -133,7 +145,7 @@ class Writer:
     def __enter__(self) -> "Writer":
         self.part, self.file = None, None
         if str(self.path) == "-":
-            sys.stdout.buffer.write(_wav_header(self.rate, self.channels))
+            self._send(_wav_header(self.rate, self.channels))
             return self
         path = Path(self.path)
         kind = {".opus": "OGG", ".oga": "OGG"}.get(path.suffix.lower(), path.suffix[1:].upper())
@@ -155,20 +167,18 @@ class Writer:
     def write(self, wave: Float[Tensor, "channels samples"]) -> None:
         """Append samples, clipped to [-1, 1]."""
         data = wave.detach().cpu().clamp(-1, 1).T.numpy()
+        if self.file is None:
+            self._send(np.round(data * 32767).astype("<i2").tobytes())
+            return
         try:
-            if self.file is None:
-                sys.stdout.buffer.write(np.round(data * 32767).astype("<i2").tobytes())
-            else:
-                self.file.write(data)
-        except BrokenPipeError:
-            raise
+            self.file.write(data)
         except (OSError, soundfile.SoundFileError) as error:
-            reason = getattr(error, "strerror", None) or error
+            # libsndfile does not say more than "System error"
+            reason = getattr(error, "strerror", None) or "the system refused it, as where the disk is full"
             raise AudioError(f"cannot write {self.path}: {reason}") from None
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if self.file is None or self.part is None:
-            sys.stdout.buffer.flush()
             return
         try:
             self.file.close()
@@ -178,6 +188,15 @@ class Writer:
             raise AudioError(f"cannot write {self.path}: {error.strerror}") from None
         finally:
             self.part.unlink(missing_ok=True)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise AudioError(f"cannot write standard output: {error.strerror}") from None
 
 
 def _resampled(pieces: Iterator[np.ndarray], rate: int, target: int, channels: int) -> Iterator[np.ndarray]:
@@ -192,20 +211,29 @@ def _resampled(pieces: Iterator[np.ndarray], rate: int, target: int, channels: i
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    name = _name(path)
     try:
-        if str(path) == "-":
-            source: Any = io.BytesIO(sys.stdin.buffer.read())
-        else:
-            if Path(path).is_file() and not Path(path).stat().st_size:
-                raise AudioError(f"{path} is empty")
-            source = open(path, "rb")
+        with ExitStack() as stack:
+            source: Any = sys.stdin.buffer if str(path) == "-" else stack.enter_context(open(path, "rb"))
+            if str(path) == "-" or not source.seekable():  # libsndfile seeks, so a pipe is laid down first
+                spool = stack.enter_context(tempfile.SpooledTemporaryFile(SPOOL))
+                shutil.copyfileobj(source, spool, PIECE)
+                source = spool
+            if not source.seek(0, os.SEEK_END):
+                raise AudioError(f"{name} is empty")
+            source.seek(0)
+            keep = stack.pop_all()
     except OSError as error:
-        raise AudioError(f"cannot read {path}: {error.strerror}") from None
-    with source:
-        with _naming(path):
+        raise AudioError(f"cannot read {name}: {error.strerror}") from None
+    with keep:
+        with _naming(name):
             file = soundfile.SoundFile(source)
         with file:
             yield file
+
+
+def _name(path: str | Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
 
 
 @contextmanager

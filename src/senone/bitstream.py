@@ -132,20 +132,21 @@ class Writer:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise BitstreamError(f"cannot write {self.path}: {error.strerror}") from None
+            name = "standard output" if str(self.path) == "-" else self.path
+            raise BitstreamError(f"cannot write {name}: {error.strerror}") from None
 
 
 class Reader:
     """One recording, block by block: iterate for `Codes` (batch of one) whose samples add up to the whole.
 
     spec, levels, entropy: what the header says. lost: None, or after iteration one sentence on what did not arrive;
-    what was given out before is right. samples, blocks: how much was read so far. Raises BitstreamError naming the
+    what was given out before is right. samples, blocks, bytes: read so far. Raises BitstreamError naming the
     file where it is missing, empty, no .sno, or its header is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self.lost = path, None
-        self.samples = self.blocks = self._crc = 0
+        self.path, self.lost = "standard input" if str(path) == "-" else str(path), None
+        self.samples = self.blocks = self.bytes = self._crc = 0
         try:
             self._file: BinaryIO = sys.stdin.buffer if str(path) == "-" else open(path, "rb")
         except OSError as error:
@@ -154,10 +155,10 @@ class Reader:
             self.spec, self.levels, self.entropy = self._header()
         except _Damage as damage:
             self.close()
-            raise BitstreamError(f"{path} {damage}") from None
+            raise BitstreamError(f"{self.path} {damage}") from None
         except OSError as error:
             self.close()
-            raise BitstreamError(f"cannot read {path}: {error.strerror}") from None
+            raise BitstreamError(f"cannot read {self.path}: {error.strerror}") from None
         self._bits = _bits(self.spec, self.levels)
         self._block = _block(self.spec, self._bits)
         self._adaptive = Adaptive(self._bits) if self.entropy else None
@@ -170,7 +171,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the file."""
-        if str(self.path) != "-":
+        if self._file is not sys.stdin.buffer:
             self._file.close()
 
     def accept(self, spec: CodeSpec) -> None:
@@ -200,6 +201,7 @@ class Reader:
 
     def _header(self) -> tuple[CodeSpec, int, bool]:
         part = self._file.read(4)
+        self.bytes = len(part)
         if not part:
             raise _Damage("is empty")
         if part[:3] != MAGIC[:3]:
@@ -254,6 +256,7 @@ class Reader:
 
     def _take(self, count: int) -> bytes:
         part = self._file.read(count)
+        self.bytes += len(part)
         if len(part) < count:
             raise _Damage("is cut off")
         return part
@@ -282,8 +285,9 @@ def _bits(spec: CodeSpec, levels: int) -> tuple[int, ...]:
 
 
 def _block(spec: CodeSpec, bits: tuple[int, ...]) -> int:
-    """Frames of a block, at most 64 KiB and 65,536 codes whatever the header says."""
-    return max(1, min(round(BLOCK_SECONDS * spec.frame_rate), (1 << 19) // max(1, sum(bits)), (1 << 16) // len(bits)))
+    """Frames of a block: what a header can make a reader do, in memory and, range coded, in time, ends at these."""
+    most = min((1 << 16) // max(1, sum(bits)), (1 << 14) // len(bits))  # 8 KiB, and as many codes
+    return max(1, min(round(BLOCK_SECONDS * spec.frame_rate), most))
 
 
 def _header(spec: CodeSpec, levels: int, entropy: bool) -> bytes:

@@ -1,0 +1,5 @@
+"""`python -m senone` is `senone`."""
+
+from senone.cli import main
+
+main()

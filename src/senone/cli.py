@@ -1,0 +1,333 @@
+"""The command line. Every verb imports what it needs inside, so that `senone --help` answers at once."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from senone import __version__
+from senone.errors import SenoneError
+
+if TYPE_CHECKING:
+    from senone.bitstream import Reader
+    from senone.codes import Codes
+    from senone.tokenizer import AudioTokenizer
+
+DEFAULT = "spectral-mini"
+BLOCK = 1.0  # seconds coded at once
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(("Examples:", *(f"  [bold]{line}[/]" for line in lines)))
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a directory, org/repo, or file.py:Class.")]
+Levels = Annotated[int | None, typer.Option(help="Use the first K levels only: fewer bits.", metavar="K")]
+Kbps = Annotated[float | None, typer.Option(help="Use as many levels as fit into B kb/s.", metavar="B")]
+Denoise = Annotated[bool, typer.Option("--denoise", help="Take the noise out, with a model that has learnt to.")]
+
+
+def main() -> None:
+    """Run the command line: a SenoneError is one sentence and status 2, Ctrl-C is 130, a closed pipe is quiet."""
+    warnings.showwarning = lambda message, *_, **__: _say(f"senone: {message}")
+    code: Any = 0
+    try:
+        app(prog_name="senone")
+    except SystemExit as done:
+        code = done.code
+    except SenoneError as error:
+        _say(f"senone: {' '.join(str(error).split())}")
+        code = 2
+    except OSError as error:  # of `print`; whoever else reads and writes names the file
+        _say(f"senone: {error}")
+        code = 2
+    try:
+        sys.__stdout__.flush()  # type: ignore[union-attr]
+    except OSError as error:
+        # nobody takes what is left: keep the interpreter from trying again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not code and not isinstance(error, BrokenPipeError):
+            _say(f"senone: cannot write standard output: {error.strerror}")
+            code = 2
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _senone(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Discrete units of speech: encode, decode, measure and train speech tokenizers.
+
+    `-` is standard input or output. Errors are one sentence and exit status 2.
+    """
+    if version:
+        print(f"senone {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog=_examples(
+        "senone encode in.wav -o out.sno --kbps 1.2",
+        "senone encode talk.mp3 -o talk.sno --levels 2 --entropy",
+        "sox in.wav -t wav - | senone encode - -o - > out.sno",
+    )
+)
+def encode(
+    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The .sno file to write; - for standard output.")],
+    model: Model = DEFAULT,
+    levels: Levels = None,
+    kbps: Kbps = None,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Range code it: some 10 % smaller, slower.")] = False,
+    denoise: Denoise = False,
+) -> None:
+    """Turn a recording into tokens."""
+    from senone.bitstream import Writer
+
+    tokenizer = _load(model)
+    count = _count(tokenizer, levels, kbps)
+    with Writer(out, tokenizer.spec, count, entropy) as writer, _progress("encode", source) as advance:
+        for codes in _encoded(tokenizer, source, count, denoise):
+            writer.write(codes)
+            advance(codes)
+
+
+@app.command(epilog=_examples("senone decode in.sno -o out.wav", "senone decode - -o - < in.sno | aplay"))
+def decode(
+    source: Annotated[str, typer.Argument(help="A .sno file; - for standard input.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    model: Model = DEFAULT,
+) -> None:
+    """Turn tokens back into sound.
+
+    A damaged file is decoded up to its last whole block; a sentence says what is lost, and the exit status is 2.
+    """
+    from senone.bitstream import read
+
+    with read(source) as reader:
+        tokenizer = _load(model)
+        reader.accept(tokenizer.spec)
+        with _progress("decode") as advance:
+            _write(out, tokenizer, _heard(reader, advance))
+        _report(reader)
+
+
+@app.command(
+    epilog=_examples(
+        "senone resynth in.wav out.wav --levels 2",
+        "senone resynth noisy.wav clean.flac --denoise --model soundstream-mini",
+    )
+)
+def resynth(
+    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
+    out: Annotated[str, typer.Argument(help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    model: Model = DEFAULT,
+    levels: Levels = None,
+    kbps: Kbps = None,
+    denoise: Denoise = False,
+) -> None:
+    """Hear a recording as its tokens: encode and decode in one step."""
+    tokenizer = _load(model)
+    count = _count(tokenizer, levels, kbps)
+    with _progress("resynth", source) as advance:
+        _write(out, tokenizer, _heard(_encoded(tokenizer, source, count, denoise), advance))
+
+
+@app.command(epilog=_examples("senone info spectral-mini", "senone info out.sno"))
+def info(name: Annotated[str, typer.Argument(help="A model, as for --model, or a .sno file; - for standard input.")]):
+    """Say what a model or a file of tokens is: sizes, rates, latency, fingerprint."""
+    file = name == "-" or name.endswith(".sno") or Path(name).is_file()
+    for key, value in _file_facts(name) if file else _model_facts(name):
+        print(f"{key:<12} {value}")
+
+
+@app.command(epilog=_examples("senone check spectral-mini", "senone check mycodec.py:MyCodec"))
+def check(
+    name: Annotated[str, typer.Argument(help="A bundled name, a directory, org/repo, or file.py:Class.")],
+) -> None:
+    """Try the laws that every tokenizer keeps; exits with 1 if one breaks, and prints the counter-example."""
+    from senone import hub
+    from senone.testing import laws
+
+    broken = 0
+    for law in laws(hub.load(name)):
+        print(f"{'ok    ' if law.ok else 'BROKEN'} {law.name:<10} {' '.join(law.detail.split())}", flush=True)
+        broken += not law.ok
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command(
+    epilog=_examples(
+        "senone train soundstream data=clips/ recipe=mini",
+        "senone train spectral data=train.jsonl recipe=mini steps=1000 model.levels=4 --out runs/four",
+    )
+)
+def train(
+    system: Annotated[str, typer.Argument(help="soundstream, spectral, or a codec of your own as file.py:Class.")],
+    settings: Annotated[list[str], typer.Argument(help="data=DIR_OR_MANIFEST recipe=NAME_OR_FILE, any key=value.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to train in; without it runs/SYSTEM.")] = None,
+) -> None:
+    """Train a system by a recipe. The same call again goes on where it stopped."""
+    from senone.train import run
+
+    print(run(system, settings, out or Path("runs") / Path(system).stem))
+
+
+@app.command(epilog=_examples("senone manifest clips/ -o train.jsonl"))
+def manifest(
+    folder: Annotated[Path, typer.Argument(help="The folder to search for audio.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSONL file to write.")],
+) -> None:
+    """List the recordings below a folder as JSONL, one cut a line, as lhotse writes them."""
+    from senone.data.manifest import build, write
+
+    count = write(out, build(folder, lambda sentence: _say(f"senone: {sentence}; it is left out")))
+    _say(f"{count} recordings in {out}")
+
+
+def _load(name: str) -> "AudioTokenizer":
+    from senone import hub
+    from senone.tokenizer import AudioTokenizer
+
+    tokenizer = hub.load(name)
+    if not isinstance(tokenizer, AudioTokenizer):
+        raise SenoneError(f"'{name}' is no tokenizer but a {type(tokenizer).__name__}")
+    return tokenizer
+
+
+def _count(tokenizer: "AudioTokenizer", levels: int | None, kbps: float | None) -> int:
+    if levels is not None and kbps is not None:
+        raise SenoneError("give --levels or --kbps, not both")
+    return tokenizer.levels_for(levels, kbps)
+
+
+def _encoded(tokenizer: "AudioTokenizer", source: str, levels: int, denoise: bool) -> Iterator["Codes"]:
+    from senone.audio import blocks
+
+    stream, conditions = tokenizer.stream(levels=levels), {"denoise": True} if denoise else {}
+    for wave, last in _ends(blocks(source, tokenizer.sample_rate, BLOCK)):
+        yield stream.encode(wave, last, **conditions)
+
+
+def _write(out: str, tokenizer: "AudioTokenizer", pieces: Iterable["Codes"]) -> None:
+    """Decode and write. Pieces are cut anew, so that sound does not depend on them to the last bit."""
+    from senone.audio import Writer
+
+    parts = _ends(_regrouped(pieces, max(1, round(BLOCK * tokenizer.spec.frame_rate))))
+    first = next(parts, None)  # before a file is begun that stays empty
+    if first is None:
+        return
+    stream = tokenizer.stream()
+    with Writer(out, tokenizer.sample_rate) as writer:
+        while first is not None:
+            writer.write(stream.decode(*first).wave)
+            first = next(parts, None)
+
+
+def _regrouped(pieces: Iterable["Codes"], frames: int) -> Iterator["Codes"]:
+    """The same codes, `frames` at once."""
+    from senone.codes import concat
+
+    held: list[Codes] = []
+    for piece in pieces:
+        held = [concat([*held, piece])]
+        while held[0].data.shape[2] > frames:
+            head, tail = _cut(held[0], frames)
+            yield head
+            held = [tail]
+    yield from held
+
+
+def _cut(codes: "Codes", frames: int) -> tuple["Codes", "Codes"]:
+    from senone.codes import Codes
+
+    samples = codes.samples.new_tensor([frames * codes.spec.hop])
+    head = Codes(codes.data[:, :, :frames], samples, codes.spec)
+    return head, Codes(codes.data[:, :, frames:], codes.samples - samples, codes.spec)
+
+
+def _heard(pieces: Iterable["Codes"], advance: Callable[["Codes"], None]) -> Iterator["Codes"]:
+    for codes in pieces:
+        yield codes
+        advance(codes)
+
+
+def _ends(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Each item, and whether it is the last."""
+    rest = iter(items)
+    for held in rest:
+        for item in rest:
+            yield held, False
+            held = item
+        yield held, True
+
+
+def _report(reader: "Reader") -> None:
+    if reader.lost:
+        raise SenoneError(reader.lost)
+
+
+def _model_facts(name: str) -> Iterator[tuple[str, Any]]:
+    tokenizer = _load(name)
+    spec = tokenizer.spec
+    yield "model", f"{name} ({type(tokenizer).__name__})"
+    yield "parameters", f"{sum(weight.numel() for weight in tokenizer.parameters()):,}"
+    yield from _spec_facts(spec)
+    for level in range(1, len(spec.sizes) + 1):
+        rate = type(spec)(spec.sample_rate, spec.hop, spec.sizes[:level], "").bitrate
+        yield f"--levels {level}", f"{rate / 1000:g} kb/s"
+    yield "latency", f"{1000 * tokenizer.latency:g} ms, computing time aside" if tokenizer.decodes else "no decoder"
+
+
+def _file_facts(name: str) -> Iterator[tuple[str, Any]]:
+    from senone.bitstream import read
+
+    with read(name) as reader:
+        for _ in reader:
+            pass
+        seconds = reader.samples / reader.spec.sample_rate
+        yield "file", reader.path
+        yield from _spec_facts(reader.spec)
+        kind = "range coded" if reader.entropy else "packed"
+        yield "stored", f"{reader.levels} of {len(reader.spec.sizes)} levels, {kind}, {reader.blocks} blocks"
+        yield "length", f"{reader.samples} samples, {seconds:.2f} s"
+        yield "size", f"{reader.bytes} bytes, {reader.bytes / 125 / max(seconds, 1e-9):.3g} kb/s"
+        _report(reader)
+
+
+def _spec_facts(spec: Any) -> Iterator[tuple[str, Any]]:
+    yield "sample rate", f"{spec.sample_rate} Hz"
+    yield "frames", f"{float(spec.frame_rate):g} a second, of {spec.hop} samples"
+    yield "sizes", " ".join(map(str, spec.sizes))
+    yield "fingerprint", spec.fingerprint
+
+
+@contextmanager
+def _progress(verb: str, source: str | None = None) -> Iterator[Callable[["Codes"], None]]:
+    """On a terminal, a bar on standard error; elsewhere nothing. It is moved by codes."""
+    if not sys.stderr.isatty():
+        yield lambda codes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from senone.audio import duration
+
+    columns = TextColumn(verb), BarColumn(), TextColumn("{task.completed:.0f} s of sound"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=duration(source) if source else None)
+        yield lambda codes: bar.advance(task, int(codes.samples[0]) / codes.spec.sample_rate)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
