@@ -16,7 +16,7 @@ State = Any  # a tree of tensors, lists and dictionaries
 
 def conv(
     x: Float[Tensor, "batch in time"],
-    weight: Float[Tensor, "out in kernel"],
+    weight: Float[Tensor, "out part kernel"],
     bias: Float[Tensor, "out"] | None = None,
     stride: int = 1,
     dilation: int = 1,
@@ -33,14 +33,18 @@ def conv(
             dilation = 2  # nothing to a single tap, but without, torch leaves oneDNN for a loop of its own
         # two-dimensional, because conv1d would undo the layout
         return F.conv2d(x[:, :, None], weight[:, :, None], bias, (1, stride), 0, (1, dilation), groups).squeeze(2)
-    if x.device.type != "cpu" or groups != 1:
+    size, span = weight.shape[2], (weight.shape[2] - 1) * dilation + 1
+    batch, width, count = len(x), x.shape[1], (x.shape[2] - span) // stride + 1
+    few = count <= 16
+    if x.device.type != "cpu" or groups != 1 or (dilation == 1 and not few):
         return F.conv1d(x, weight, bias, stride, 0, dilation, groups)
-    taps = x.unfold(2, (weight.shape[2] - 1) * dilation + 1, stride)[..., ::dilation]  # (batch, in, frame, kernel)
-    rows = weight.flatten(1)
-    if taps.shape[2] <= 16:  # mostly weights are read: by rows
-        return F.linear(taps.transpose(1, 2).flatten(2), rows, bias).transpose(1, 2)
-    y = rows @ taps.transpose(2, 3).flatten(1, 2)
-    return y if bias is None else y + bias[:, None].to(y.dtype)
+    row, channel, time = x.stride()
+    if few:  # mostly weights are read: by rows
+        taps = x.as_strided((batch, count, width, size), (row, stride * time, channel, dilation * time))
+        return F.linear(taps.flatten(2), weight.flatten(1), bias).transpose(1, 2)
+    taps = x.as_strided((batch, width, size, count), (row, channel, dilation * time, stride * time)).flatten(1, 2)
+    rows = weight.flatten(1).expand(batch, -1, -1)
+    return rows @ taps if bias is None else torch.baddbmm(bias[:, None], rows, taps)
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -137,7 +141,7 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
         parts = (x.transpose(1, 2) @ weight.flatten(1)).unflatten(2, weight.shape[1:])
         late = [parts[:, frames - 1 - i :, :, i][:, :count] for i in range(frames)]
         y = torch.stack(late).sum(0).transpose(1, 2).flatten(2)
-        return y if bias is None else y + bias[:, None].to(y.dtype), state
+        return y if bias is None else y + bias[:, None], state
 
 
 class Chain(nn.Sequential):
