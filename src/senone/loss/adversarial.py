@@ -1,13 +1,14 @@
 """Hinge adversarial and feature-matching losses (SoundStream §III-E, eq. 1 to 3), averaged over discriminators."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Judgement(Protocol):
     """What a sub-discriminator says: logits, and the outputs of its inner layers."""
 

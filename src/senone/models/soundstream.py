@@ -75,7 +75,7 @@ class SoundStream(AudioTokenizer):
         self,
         wave: Float[Tensor, "batch 1 samples"],
         state: State = None,
-        denoise: bool | Bool[Tensor, "batch frame"] = False,
+        denoise: bool | Bool[Tensor, "#batch #frame"] = False,
     ) -> tuple[Float[Tensor, "batch dim frame"], State]:
         """Encoder, FiLM with the denoise flag (one for all, or one per frame), embedding (Figure 3)."""
         early, late = (None, None) if state is None else state
