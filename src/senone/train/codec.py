@@ -1,5 +1,6 @@
 """Training a codec: reconstruction, and discriminators that listen to short pieces (SoundStream §III-D, E)."""
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,6 +87,10 @@ class CodecTask:
         known = {"mel", "stft", "wave", "adv", "feat", "disc", "commit"} | self._quantizer_losses()
         for name in recipe.weights.keys() - known:
             raise TrainError(f"unknown loss '{name}' in weights; known: {', '.join(sorted(known))}")
+        for name in recipe.optim.keys() - {"generator", "discriminator"}:
+            raise TrainError(f"unknown player '{name}' in optim; known: generator, discriminator")
+        if recipe.noise and "denoise" not in inspect.signature(model.analyse).parameters:
+            raise TrainError(f"{type(model).__name__} cannot remove noise: leave noise= out")
 
     def losses(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """See `Task`. The codec runs once a step; its output stays in the batch for the generator's turn."""

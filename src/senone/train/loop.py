@@ -82,7 +82,7 @@ def _steps(
             break
         _seed(recipe.seed, run.step)
         batch = {key: _move(value, device) for key, value in batch.items()}
-        values, stop = _step(task, batch, recipe, run, device, stopped.is_set())
+        values, stop = _step(task, batch, recipe, run, device, stopped)
         run.average(recipe.ema)
         run.step += 1
         for key, value in values.items():
@@ -111,7 +111,7 @@ def _steps(
 
 
 def _step(
-    task: Task, batch: Batch, recipe: Recipe, run: Run, device: torch.device, stop: bool
+    task: Task, batch: Batch, recipe: Recipe, run: Run, device: torch.device, stopped: threading.Event
 ) -> tuple[dict[str, float], bool]:
     """Move every player once: the values to log, and whether some process was told to stop."""
     names, values = [], []
@@ -135,7 +135,7 @@ def _step(
         values += [*(loss.detach().float() for loss in losses.values()), norm.detach()]
     for module in task.players.values():
         module.requires_grad_(True)
-    told = torch.tensor(float(stop), device=device)
+    told = torch.tensor(float(stopped.is_set()), device=device)
     *numbers, told = parallel.mean(torch.stack([*values, told])).tolist()  # the one question to a GPU in a step
     for name, value in zip(names, numbers, strict=True):
         if not np.isfinite(value):
