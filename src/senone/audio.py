@@ -168,10 +168,10 @@ class Writer:
         """Append samples, clipped to [-1, 1]."""
         data = wave.detach().cpu().clamp(-1, 1).T.numpy()
         if self.file is None:
-            self._send(np.round(data * 32767).astype("<i2").tobytes())
+            self._send(_pcm(data).tobytes())
             return
         try:
-            self.file.write(data)
+            self.file.write(_pcm(data) if self.file.subtype == "PCM_16" else data)
         except (OSError, soundfile.SoundFileError) as error:
             # libsndfile does not say more than "System error"
             reason = getattr(error, "strerror", None) or "the system refused it, as where the disk is full"
@@ -258,6 +258,11 @@ def _check(data: np.ndarray, path: str | Path) -> None:
         raise AudioError(f"{path} holds no samples")
     if not np.isfinite(data).all():
         raise AudioError(f"{path} holds NaN or infinite samples")
+
+
+def _pcm(data: np.ndarray) -> np.ndarray:
+    """16-bit integers, rounded (libsndfile truncates), at the scale that reading divides by."""
+    return np.minimum(np.round(data * np.float32(32768)), 32767).astype("<i2")
 
 
 def _wav_header(rate: int, channels: int) -> bytes:

@@ -1,11 +1,14 @@
 import errno
+import io
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from senone.audio import Audio, AudioError, Writer, blocks
+from senone.audio import Audio, AudioError, Writer, blocks, duration
 
 
 def tone(rate: int, seconds: float, channels: int = 1) -> Audio:
@@ -85,3 +88,36 @@ def test_values_are_checked():
     with pytest.raises(AudioError, match="float32 of shape"):
         Audio(torch.zeros(3), 16000)
     assert Audio(torch.tensor([[0.1, -0.2]]), 8000).normalise(0).wave.abs().max() == 1
+
+
+def test_files_and_pipes_hold_the_same_rounded_samples(tmp_path, monkeypatch):
+    audio = Audio(torch.cat([torch.rand(1, 999) * 2 - 1, torch.tensor([[1.0, -1.0, 2.0]])], 1), 16000)
+    audio.save(tmp_path / "x.wav")
+    audio.save(tmp_path / "x.flac")
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=pipe))
+    audio.save("-")
+    wave = Audio.read(tmp_path / "x.wav").wave
+    assert torch.equal(wave, Audio.read(tmp_path / "x.flac").wave)
+    assert pipe.getvalue()[44:] == (wave[0].numpy() * 32768).astype("<i2").tobytes()
+    assert (wave - audio.wave.clamp(-1, 32767 / 32768)).abs().max() <= 0.5 / 32768
+
+
+def test_standard_input_is_read_like_a_file_even_if_it_does_not_fit_into_memory(tmp_path, monkeypatch):
+    audio = tone(16000, 2)
+    audio.save(tmp_path / "x.wav")
+    for most in (1 << 10, 1 << 20):
+        monkeypatch.setattr("senone.audio.SPOOL", most)
+        for start in (0.0, 1.5):
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO((tmp_path / "x.wav").read_bytes())))
+            assert torch.equal(Audio.read("-", start=start).wave, Audio.read(tmp_path / "x.wav", start=start).wave)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))
+    with pytest.raises(AudioError, match="standard input is empty"):
+        list(blocks("-", 16000))
+
+
+def test_duration_is_read_from_the_header(tmp_path):
+    tone(16000, 1.25).save(tmp_path / "x.wav")
+    (tmp_path / "text.wav").write_text("no sound")
+    assert duration(tmp_path / "x.wav") == 1.25
+    assert duration("-") is duration(tmp_path / "text.wav") is duration(tmp_path / "none.wav") is None
