@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from senone.nn.seanet import decoder, encoder, even, reach
+from senone.nn.seanet import decoder, encoder, reach, start_linear
 from senone.nn.stream import CausalConv1d, State
 from senone.quantize.vq import ResidualVQ
 from senone.tokenizer import AudioTokenizer, Context
@@ -67,9 +67,7 @@ class SoundStream(AudioTokenizer):
         self.embed = CausalConv1d(width, config.dim, 3)
         self.quantizer = ResidualVQ(config.dim, config.size, config.levels)
         self.decoder = decoder(config.decoder_filters, config.strides, config.dim)
-        even(self.encoder)
-        even(self.embed)
-        even(self.decoder, 0.05)  # near the level of speech, not of its blown-up embedding
+        start_linear(self.encoder, self.embed, self.decoder, config.strides)
 
     def analyse(
         self,

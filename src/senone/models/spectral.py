@@ -74,7 +74,7 @@ class Spectral(AudioTokenizer):
     def synthesise(
         self, z: Float[Tensor, "batch dim frame"], state: State = None
     ) -> tuple[Float[Tensor, "batch 1 samples"], State]:
-        """The decoder, then overlap-add. State: the half window that the next frame completes, and that of the blocks."""
+        """The decoder, then overlap-add. State: the half window that the next frame completes, that of the blocks."""
         tail, kept = (z.new_zeros(len(z), self.hop), None) if state is None else state
         x, kept = self.decoder(self.decoder_in(z.transpose(1, 2)), kept)
         spectrum = self.head(self.decoder_norm(x))
@@ -84,7 +84,9 @@ class Spectral(AudioTokenizer):
         return wave[:, None, : -self.hop], [wave[:, -self.hop :].clone(), kept]
 
 
-def compressed(spectrum: Complex[Tensor, "batch frame bin"], power: float = 0.3) -> Float[Tensor, "batch frame feature"]:
+def compressed(
+    spectrum: Complex[Tensor, "batch frame bin"], power: float = 0.3
+) -> Float[Tensor, "batch frame feature"]:
     """Real and imaginary part with the magnitude raised to `power`, and a tenth of the log of its square."""
     square = torch.view_as_real(spectrum).square().sum(-1) + 1e-8
     scale = square ** ((power - 1) / 2)

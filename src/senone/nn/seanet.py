@@ -2,10 +2,13 @@
 
 from math import prod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from senone.nn.stream import ELU, CausalConv1d, CausalConvTranspose1d, Chain, State, Streaming, conv, elu_
+
+SMALL, LARGE, NOISE, CORRELATION = 0.25, 16.0, 0.1, 0.95  # see `start_linear`
 
 
 class ResidualUnit(Streaming):
@@ -29,24 +32,42 @@ def residual_units(width: int) -> list[nn.Module]:
     return [ResidualUnit(width, dilation) for dilation in (1, 3, 9)]
 
 
-def even(net: nn.Module, scale: float = 1.0) -> None:
-    """Start with weights that keep the scale of a signal through every layer, the last one times `scale`; no biases.
+@torch.no_grad()
+def start_linear(encoder: Chain, embed: nn.Conv1d, decoder: Chain, strides: tuple[int, ...]) -> None:
+    """Weights to start training with: a linear transform codec, and a little noise on top.
 
-    torch's own start shrinks it threefold a layer; with no normalisation anywhere, what is left of speech at the
-    bottleneck is a constant with a whisper on it, and a codebook collapses on that (docs/log.md).
+    From torch's own start, a net this deep without normalisation needs thousands of steps before any waveform comes
+    through, and its codebooks collapse on the constant that does (docs/log.md). Here residual units begin as nothing,
+    ELU is nearly linear at the small scale chosen (the embedding is large again, for the commitment loss), and the strided convolutions begin as the Karhunen-Loeve transform
+    of a first-order process with the correlation of speech: of each hop the strongest coefficients reach the
+    bottleneck, and the decoder begins as the transpose.
     """
-    for module in net.modules():
-        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            inputs = module.weight[0].numel()
-            if isinstance(module, nn.ConvTranspose1d):  # (in, out, kernel); kernel / stride inputs meet in an output
-                inputs = module.in_channels * module.kernel_size[0] / module.stride[0]
-            nn.init.normal_(module.weight, std=inputs**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        if isinstance(module, ResidualUnit):
-            module.mix.weight.data.mul_(0.5)  # else each unit would double the energy
-    last = [module for module in net.modules() if isinstance(module, nn.Conv1d)][-1]
-    last.weight.data.mul_(scale)
+    nets = [module for net in (encoder, embed, decoder) for module in net.modules()]
+    for conv_ in (module for module in nets if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)):
+        conv_.weight.normal_(std=NOISE * conv_.weight[0].numel() ** -0.5)
+        if conv_.bias is not None:
+            conv_.bias.zero_()
+    for unit in (module for module in nets if isinstance(module, ResidualUnit)):
+        unit.conv.weight.div_(NOISE)
+    down = [part for part in encoder if isinstance(part, CausalConv1d)]
+    up = [part for part in decoder if isinstance(part, CausalConvTranspose1d)]
+    first, last = down[0], [part for part in decoder if isinstance(part, CausalConv1d)][-1]
+    first.weight[0, 0, -1] += SMALL
+    last.weight[0, 0, -1] += 1 / SMALL
+    basis = torch.ones(1, 1, dtype=torch.float64)  # (coefficient, sample) of the signal so far
+    for stride, enter, leave in zip(strides, down[1:], reversed(up), strict=True):
+        blocks = torch.kron(torch.eye(stride, dtype=basis.dtype), basis)  # rows: step major, coefficient minor
+        n = torch.arange(blocks.shape[1])
+        covariance = blocks @ CORRELATION ** (n[:, None] - n).abs().double() @ blocks.T
+        keep = min(len(blocks), enter.out_channels, leave.in_channels)
+        strongest = torch.linalg.eigh(covariance)[1].flip(1)[:, :keep].T
+        weights = strongest.view(keep, stride, len(basis)).transpose(1, 2).to(enter.weight)  # (new, old, step)
+        enter.weight[:keep, : len(basis), stride:] += weights
+        leave.weight[:keep, : len(basis), :stride] += weights
+        basis = strongest @ blocks
+    for conv_, scale in ((embed, LARGE), (decoder[0], 1 / LARGE)):
+        assert isinstance(conv_, nn.Conv1d)
+        conv_.weight[:, :, -1] += scale * torch.eye(*conv_.weight.shape[:2])
 
 
 def reach(strides: tuple[int, ...]) -> int:
