@@ -1,7 +1,10 @@
-.PHONY: test lint
+.PHONY: demo test lint
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+
+demo: $(STAMP)  ## set up the environment and resynthesise the bundled clip, or FILE=my.wav
+	$(VENV)/bin/python examples/demo.py $(FILE)
 
 test: $(STAMP)  ## set up the environment and pass the tests
 	$(VENV)/bin/python -m pytest

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from senone import config as configs
@@ -100,7 +101,7 @@ class Pretrained:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
-                save_file(weights, f"{scratch}/model.safetensors", {"format": "pt", **(metadata or {})})
+                Path(scratch, "model.safetensors").write_bytes(to_bytes(weights, {"format": "pt", **(metadata or {})}))
                 Path(scratch, "config.json").write_text(json.dumps(settings, indent=2) + "\n")
                 for name in ("model.safetensors", "config.json"):
                     os.replace(f"{scratch}/{name}", folder / name)
