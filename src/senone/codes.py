@@ -67,8 +67,8 @@ class Codes:
         batch, level, frame = self.data.shape
         if not 1 <= level <= len(self.spec.sizes):
             raise CodesError(f"codes have {level} levels where the tokenizer has {len(self.spec.sizes)}")
-        if self.samples.shape != (batch,):
-            raise CodesError(f"samples must have shape ({batch},), got {tuple(self.samples.shape)}")
+        if self.samples.shape != (batch,) or self.samples.dtype != torch.int64 or bool((self.samples < 0).any()):
+            raise CodesError(f"samples must be {batch} counts, int64, got {self.samples.tolist()}")
         if batch and self.spec.frames(int(self.samples.max())) != frame:
             raise CodesError(f"{int(self.samples.max())} samples do not make {frame} frames of {self.spec.hop}")
         sizes = torch.tensor(self.spec.sizes[:level], device=self.data.device)[:, None]
@@ -130,7 +130,7 @@ class Codes:
             return cls(data, samples, CodeSpec(**spec | {"sizes": tuple(spec["sizes"])}))
         except FileNotFoundError:
             raise CodesError(f"{path} does not exist") from None
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (CodesError, SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise CodesError(f"{path} is not a file of codes: {error}") from None
 
 

@@ -66,6 +66,9 @@ def load(path: str | Path) -> Tree:
 def _tagged(tree: Tree) -> Tree:
     """Dictionaries and tuples marked as such, so that JSON brings them back."""
     if isinstance(tree, dict):
+        for key in tree:
+            if not isinstance(key, str):
+                raise TreeError(f"the keys of a state are text, not {key!r}")
         return {"dict": {key: _tagged(value) for key, value in tree.items()}}
     if isinstance(tree, tuple):
         return {"tuple": [_tagged(value) for value in tree]}

@@ -52,3 +52,17 @@ def test_codes_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "text.codes").write_text("hello")
     with pytest.raises(CodesError, match="text.codes is not a file of codes"):
         Codes.load(tmp_path / "text.codes")
+
+
+@pytest.mark.parametrize("samples", [torch.tensor([-5]), torch.tensor([1.0]), torch.tensor([1, 1])])
+def test_samples_are_counts(samples):
+    with pytest.raises(CodesError, match="samples must be 1 counts, int64"):
+        Codes(torch.zeros(1, 1, 1 if samples[0] > 0 else 0, dtype=torch.int64), samples, SPEC)
+
+
+def test_a_file_of_codes_that_do_not_fit_is_named(tmp_path):
+    codes = make(320)
+    codes.data[0, 0, 0] = 8  # out of range, behind the back of the check
+    codes.save(tmp_path / "x.codes")
+    with pytest.raises(CodesError, match="x.codes is not a file of codes: codes outside of their sizes"):
+        Codes.load(tmp_path / "x.codes")

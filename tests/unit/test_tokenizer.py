@@ -208,6 +208,8 @@ def test_trees_come_back_as_they_were(tmp_path):
     assert back["b"]["d"].shape == (0, 2) and back["b"]["d"].dtype == torch.double and back["e"] == "text"
     with pytest.raises(TreeError, match="not a set"):
         tree.save({"a": {1}}, tmp_path / "state")
+    with pytest.raises(TreeError, match="keys of a state are text, not 3"):
+        tree.save({"a": {3: 1}}, tmp_path / "state")
 
 
 def test_nothing_decodes_to_nothing():
