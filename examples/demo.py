@@ -11,7 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import torch
+import numpy as np
 
 import senone
 from senone import bitstream
@@ -19,10 +19,10 @@ from senone.audio import Audio
 from senone.features import mel_filters, stft
 
 
-def mel(audio: Audio) -> torch.Tensor:
+def mel(audio: Audio) -> np.ndarray:
     """Log-mel in dB, (mel, frame)."""
     power = stft(audio.wave, 1024, 256)[0].abs().square()
-    return 10 * (mel_filters(audio.rate, 1024, 80) @ power).clamp(min=1e-6).log10()
+    return 10 * (mel_filters(audio.rate, 1024, 80) @ power).clamp(min=1e-6).log10().numpy()
 
 
 def main() -> None:
@@ -44,13 +44,13 @@ def main() -> None:
         size = Path(f"{stem}.sno").stat().st_size
         rate = float(kept.spec.frame_rate) * sum(map(log2, kept.spec.sizes[:levels])) / 1000
         real = size * 8 / audio.seconds / 1000
-        print(f"  {levels:2d} levels  {rate:4.1f} kb/s, in the file {real:4.1f}  {size:7,} bytes  {stem}.wav, {stem}.sno")
+        print(f"  {levels:2d} levels  {rate:.1f} kb/s, in the file {real:.1f}  {size:7,} bytes  {stem}.wav, {stem}.sno")
     figure, axes = plt.subplots(4, 1, figsize=(12, 10), layout="constrained")
-    time = torch.arange(audio.wave.shape[1]) / audio.rate
-    axes[0].plot(time.numpy(), audio.wave[0].numpy(), linewidth=0.4)
+    time = np.arange(audio.wave.shape[1]) / audio.rate
+    axes[0].plot(time, audio.wave[0].numpy(), linewidth=0.4)
     axes[0].set(title=f"{source.name}: waveform", xlim=(0, audio.seconds), xlabel="seconds")
     for axis, sound, title in ((axes[1], audio, "mel before"), (axes[2], out, f"mel after, {most} levels")):
-        axis.imshow(mel(sound).numpy(), origin="lower", aspect="auto", vmin=-60, vmax=30, extent=(0, audio.seconds, 0, 80))
+        axis.imshow(mel(sound), origin="lower", aspect="auto", vmin=-60, vmax=30, extent=(0, audio.seconds, 0, 80))
         axis.set(title=title, ylabel="mel bin")
     axes[3].imshow(codes.data[0].numpy(), aspect="auto", interpolation="nearest", cmap="prism")
     axes[3].set(title=f"tokens: {codes.data.shape[2]} frames of {most}", ylabel="level", xlabel="frame")

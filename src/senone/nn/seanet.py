@@ -38,9 +38,9 @@ def start_linear(encoder: Chain, embed: nn.Conv1d, decoder: Chain, strides: tupl
 
     From torch's own start, a net this deep without normalisation needs thousands of steps before any waveform comes
     through, and its codebooks collapse on the constant that does (docs/log.md). Here residual units begin as nothing,
-    ELU is nearly linear at the small scale chosen (the embedding is large again, for the commitment loss), and the strided convolutions begin as the Karhunen-Loeve transform
-    of a first-order process with the correlation of speech: of each hop the strongest coefficients reach the
-    bottleneck, and the decoder begins as the transpose.
+    ELU is nearly linear at the small scale chosen (the embedding is large again, for the commitment loss), and the
+    strided convolutions begin as the Karhunen-Loeve transform of a first-order process with the correlation of speech:
+    of each hop the strongest coefficients reach the bottleneck, and the decoder begins as the transpose.
     """
     nets = [module for net in (encoder, embed, decoder) for module in net.modules()]
     for conv_ in (module for module in nets if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)):

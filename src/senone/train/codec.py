@@ -111,7 +111,7 @@ class CodecTask:
             if self._weight("mel"):
                 losses["mel"] = spectral.multiscale_mel(fake, real, self.rate, self.recipe.mel_windows)
             if self._weight("stft"):
-                # few bits cannot carry phase and would only learn to be silent: a row counts by its share of levels, squared
+                # few bits cannot carry phase and would only learn silence: a row counts by its share of levels, squared
                 share = batch["levels"] / len(self.model.quantizer.sizes)
                 losses["stft"] = (share.square() * spectral.complex_stft(fake, real)).mean()
             if self._weight("wave"):
