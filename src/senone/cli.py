@@ -154,13 +154,14 @@ def info(name: Annotated[str, typer.Argument(help="A model, as for --model, or a
 @app.command(epilog=_examples("senone check spectral-mini", "senone check mycodec.py:MyCodec"))
 def check(
     name: Annotated[str, typer.Argument(help="A bundled name, a directory, org/repo, or file.py:Class.")],
+    hours: Annotated[float, typer.Option(help="Length of the long recording of the last law.", metavar="H")] = 0.01,
 ) -> None:
     """Try the laws that every tokenizer keeps; exits with 1 if one breaks, and prints the counter-example."""
     from senone import hub
     from senone.testing import laws
 
     broken = 0
-    for law in laws(hub.load(name)):
+    for law in laws(hub.load(name), hours=hours):
         print(f"{'ok    ' if law.ok else 'BROKEN'} {law.name:<10} {' '.join(law.detail.split())}", flush=True)
         broken += not law.ok
     raise typer.Exit(1 if broken else 0)

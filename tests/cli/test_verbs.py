@@ -83,7 +83,7 @@ def test_info_of_a_model_and_of_a_file(senone, model, recording, tmp_path):
 @pytest.mark.parametrize("ok", [True, False])
 def test_check_prints_a_line_per_law(senone, model, monkeypatch, ok):
     lines = [Law("length", True, "12 lengths"), Law("batch", ok, "row 1 of\n lengths [1, 2]")]
-    monkeypatch.setattr("senone.testing.laws", lambda tokenizer: iter(lines))
+    monkeypatch.setattr("senone.testing.laws", lambda tokenizer, hours: iter(lines))
     code, out, err = senone("check", model)
     assert code == (0 if ok else 1) and not err
     assert out.decode().splitlines() == [
