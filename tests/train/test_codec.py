@@ -73,7 +73,7 @@ def test_kill_and_resume_equal_a_run_without(words, tmp_path):
     run("soundstream", [*words, "steps=40"], tmp_path / "whole")
     call = [sys.executable, "-c", SCRIPT, "soundstream", tmp_path / "killed", *more]
     killed = subprocess.Popen(call, env=ENVIRONMENT)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not (log(tmp_path / "killed") and log(tmp_path / "killed")[-1]["step"] >= 20):
         assert killed.poll() is None and time.monotonic() < until, "it ended, or hangs, before step 20"
         time.sleep(0.01)
@@ -87,7 +87,8 @@ def test_kill_and_resume_equal_a_run_without(words, tmp_path):
 
 
 def test_two_processes_equal_one(words, tmp_path):
-    more = [*words, "steps=8"]
+    # a small rate: where the gradient of a bias is rounding error, Adam makes full steps of it, in any direction
+    more = [*words, "steps=8", "optim.discriminator.lr=2e-5"]
     run("soundstream", more, tmp_path / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -95,12 +96,13 @@ def test_two_processes_equal_one(words, tmp_path):
     group = ENVIRONMENT | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     call = [sys.executable, "-c", SCRIPT, "soundstream", tmp_path / "two", *more]
     ranks = [subprocess.Popen(call, env=group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    assert [process.wait(120) for process in ranks] == [0, 0]
+    assert [process.wait(300) for process in ranks] == [0, 0]
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    apart = {name: float((one[name].double() - two[name].double()).abs().max()) for name in one}
-    assert max(value for name, value in apart.items() if "/optim/" not in name) < 1e-5, apart
+    for name in (name for name in one if "/optim/" not in name):
+        assert (one[name].double() - two[name].double()).abs().max() < 1e-5 * one[name].abs().max().clamp(min=1), name
+    same = {"mel", "stft", "commit", "disc", "adv", "feat", "norm/generator", "norm/discriminator"}
     for a, b in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
-        assert all(a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5) for name in ("mel", "stft"))
+        assert [name for name in same & a.keys() if a[name] != pytest.approx(b[name], rel=1e-4, abs=1e-6)] == []
 
 
 def test_a_codec_of_ones_own(words, tmp_path):
@@ -200,7 +202,7 @@ def test_another_model_in_the_same_folder_is_refused(words, tmp_path):
         ("soundstream", ["model.levles=3"], "unknown config key 'model.levles'; did you mean 'levels'"),
         ("soundstream", ["weights.mell=3", "data=x"], "unknown loss 'mell' in weights; known: adv, commit"),
         ("soundstream", ["optim.generator.lrr=3"], "unknown config key 'optim.generator.lrr'; did you mean"),
-        ("soundstream", ["optim.judge.lr=3", "data=x"], "unknown config key 'optim.judge'; known keys: generator, discriminator"),
+        ("soundstream", ["optim.judge.lr=3"], "unknown config key 'optim.judge'; known keys: generator, discriminator"),
         ("soundstream", ["stepps=3"], "unknown config key 'stepps'; did you mean 'steps'"),
         ("soundstream", ["data=nowhere"], "cannot read nowhere: No such file"),
         ("soundstream", ["recipe=nowhere.yaml"], "cannot read nowhere.yaml"),
