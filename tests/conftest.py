@@ -7,8 +7,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# not the modules whose own checks give users a clearer sentence
-install_import_hook([f"senone.{name}" for name in ("features", "loss", "models", "nn", "quantize")], "beartype.beartype")
+CHECKED = ("features", "loss", "models", "nn", "quantize")  # the others check what users give them, in one sentence
+install_import_hook([f"senone.{name}" for name in CHECKED], "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from senone.audio import Audio
     from senone.codes import Codes
     from senone.hub import load
+    from senone.tokenizer import AudioTokenizer
 
 __all__ = ["Audio", "AudioTokenizer", "Codes", "load"]
 

@@ -40,7 +40,7 @@ class WaveDiscriminator(nn.Module):
         x, out = wave[:, None], []
         for i, net in enumerate(self.scales):
             x = F.avg_pool1d(x, 4, 2, padding=1) if i else x
-            out.append(_judge(net, x))
+            out.append(_judge(net, x))  # type: ignore[arg-type]
         return out
 
 

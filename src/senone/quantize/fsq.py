@@ -26,15 +26,16 @@ class ResidualFSQ(nn.Module):
     def __init__(self, dim: int, steps: tuple[int, ...] = (8, 8, 8, 8), levels: int = 4) -> None:
         super().__init__()
         self.sizes = (prod(steps),) * levels
-        self.enter = nn.ModuleList(nn.Linear(dim, len(steps)) for _ in range(levels))
-        self.leave = nn.ModuleList(nn.Linear(len(steps), dim, bias=i == 0) for i in range(levels))
+        enter = [nn.Linear(dim, len(steps)) for _ in range(levels)]
+        leave = [nn.Linear(len(steps), dim, bias=i == 0) for i in range(levels)]
         # Each level starts on directions of its own, so that it takes something off the residual from the first step.
         basis = torch.linalg.qr(torch.randn(dim, dim))[0].repeat(-(-levels * len(steps) // dim), 1)
         for i in range(levels):
             rows = basis[i * len(steps) : (i + 1) * len(steps)]
-            nn.init.zeros_(self.enter[i].bias)
-            self.enter[i].weight.data.copy_(rows)
-            self.leave[i].weight.data.copy_(1.3 * rows.T)  # of a unit normal, tanh keeps about 1/1.3
+            nn.init.zeros_(enter[i].bias)
+            enter[i].weight.data.copy_(rows)
+            leave[i].weight.data.copy_(1.3 * rows.T)  # of a unit normal, tanh keeps about 1/1.3
+        self.enter, self.leave = nn.ModuleList(enter), nn.ModuleList(leave)
         self.register_buffer("steps", torch.tensor(steps), persistent=False)
         place = torch.tensor([prod(steps[:i]) for i in range(len(steps))])
         self.register_buffer("place", place, persistent=False)
