@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 State = Any  # a tree of tensors, lists and dictionaries
+FEW = 16  # frames up to which a layer spends its time on reading the weights
 
 
 def conv(
@@ -35,7 +36,7 @@ def conv(
         return F.conv2d(x[:, :, None], weight[:, :, None], bias, (1, stride), 0, (1, dilation), groups).squeeze(2)
     size, span = weight.shape[2], (weight.shape[2] - 1) * dilation + 1
     batch, width, count = len(x), x.shape[1], (x.shape[2] - span) // stride + 1
-    few = count <= 16
+    few = count <= FEW
     if x.device.type != "cpu" or groups != 1 or (dilation == 1 and not few):
         return F.conv1d(x, weight, bias, stride, 0, dilation, groups)
     row, channel, time = x.stride()
@@ -132,15 +133,20 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
             state = x.new_zeros(len(x), self.in_channels, frames - 1)
         x, state = _join(state, x)
         # (in, out, frame, stride): what a frame gives to its own outputs, to those of the next one, and so on
-        weight, bias = self.weight.unflatten(2, (frames, stride)), self.bias
+        weight, bias = self.weight.view(self.in_channels, self.out_channels, frames, stride), self.bias
         if _channels_last(x):
             # a convolution over frames, with `stride` outputs at once: (stride, out, frame, in) in memory, as it wants
             turned = torch.stack([weight[:, :, i].permute(2, 1, 0) for i in reversed(range(frames))], 2)
             y = conv(x, turned.flatten(0, 1).transpose(1, 2), None if bias is None else bias.repeat(stride))
             return y.transpose(1, 2).unflatten(2, (stride, -1)).flatten(1, 2).transpose(1, 2), state
-        parts = (x.transpose(1, 2) @ weight.flatten(1)).unflatten(2, weight.shape[1:])
-        late = [parts[:, frames - 1 - i :, :, i][:, :count] for i in range(frames)]
-        y = torch.stack(late).sum(0).transpose(1, 2).flatten(2)
+        if x.device.type != "cpu" or count > FEW:
+            y = F.conv_transpose1d(x, self.weight, bias, stride)
+            return y[:, :, (frames - 1) * stride :][:, :, : count * stride], state
+        parts = (x.transpose(1, 2) @ weight.flatten(1)).view(len(x), -1, *weight.shape[1:])
+        y = parts[:, frames - 1 :, :, 0]
+        for i in range(1, frames):
+            y = y + parts[:, frames - 1 - i : -i, :, i]
+        y = y.transpose(1, 2).flatten(2)
         return y if bias is None else y + bias[:, None], state
 
 
