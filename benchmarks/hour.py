@@ -47,7 +47,7 @@ def measure(words: list[str], source, out: Path) -> tuple[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="An hour of audio through pipes.")
     parser.add_argument("--model", default="spectral-mini")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--entropy", action="store_true")

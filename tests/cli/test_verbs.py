@@ -12,6 +12,12 @@ from senone.codes import concat
 from senone.testing import Law
 
 
+def test_every_verb_has_examples(senone):
+    for verb in ("encode", "decode", "resynth", "info", "check", "train", "manifest"):
+        code, out, _ = senone(verb, "--help")
+        assert code == 0 and f"senone {verb} " in out.decode().split("Examples:")[1]
+
+
 def test_encode_takes_levels_or_a_bit_rate(senone, model, recording, tmp_path):
     out, kept = tmp_path / "x.sno", {}
     for words, levels in (((), 3), (("--levels", 2), 2), (("--kbps", 0.41), 2), (("--entropy",), 3)):
