@@ -13,7 +13,7 @@ batch: 1.024
 mel_windows: [128, 512]
 judged: 0.128
 adversarial_from: 3
-discriminators: [{kind: stft, width: 2, n_fft: 256}, {kind: wave, width: 4, scales: 1}]
+discriminators: [{kind: stft, width: 2, n_fft: 256}]
 optim: {generator: {lr: 1.0e-3, warmup: 4}, discriminator: {warmup: 2}}
 log_steps: 1
 """
