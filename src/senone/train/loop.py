@@ -85,10 +85,10 @@ def _steps(
         values, stop = _step(task, batch, recipe, run, device, stopped)
         run.average(recipe.ema)
         run.step += 1
-        for key, value in values.items():
-            seen.setdefault(key, []).append(value)
         if log:
             log.move(run.step)
+            for key, value in values.items():
+                seen.setdefault(key, []).append(value)
         stop = stop or run.step == recipe.steps
         if log and (run.step - logged >= recipe.log_steps or stop):
             count, wall = run.step - logged, time.monotonic() - since
@@ -101,9 +101,11 @@ def _steps(
                 log.say(f"skipped {file}: {why}")
             noted = len(data.skipped)
         if log and (stop or time.monotonic() - saved > 60 * recipe.save_minutes):
+            began = time.monotonic()
             run.save(path, plain)
             _export(task, data, run, out, log, device)
-            since += time.monotonic() - (saved := time.monotonic())
+            saved = time.monotonic()
+            since += saved - began  # speed is that of training
         if stop:
             if log and run.step < recipe.steps:
                 log.say(f"stopped at step {run.step}; the same command goes on from there")
