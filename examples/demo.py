@@ -4,7 +4,7 @@ Usage: demo.py [FILE] [FOLDER] (default: the clip beside this file, and ./demo)
 """
 
 import sys
-from math import log2
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -42,7 +42,7 @@ def main() -> None:
         with bitstream.Writer(f"{stem}.sno", kept.spec, levels, entropy=True) as writer:
             writer.write(kept)
         size = Path(f"{stem}.sno").stat().st_size
-        rate = float(kept.spec.frame_rate) * sum(map(log2, kept.spec.sizes[:levels])) / 1000
+        rate = replace(kept.spec, sizes=kept.spec.sizes[:levels]).bitrate / 1000
         real = size * 8 / audio.seconds / 1000
         print(f"  {levels:2d} levels  {rate:.1f} kb/s, in the file {real:.1f}  {size:7,} bytes  {stem}.wav, {stem}.sno")
     figure, axes = plt.subplots(4, 1, figsize=(12, 10), layout="constrained")
