@@ -58,6 +58,7 @@ def unknown(kind: str, name: str, names: list[str]) -> str:
 MODELS = Registry(
     "model type",
     {
+        "senone_hubert": "senone.models.hubert:Hubert",
         "senone_soundstream": "senone.models.soundstream:SoundStream",
         "senone_spectral": "senone.models.spectral:Spectral",
     },
@@ -66,6 +67,9 @@ MODELS = Registry(
 PRESETS = Registry(
     "model",
     {
+        "hubert-base": "senone.models.hubert:base",
+        "hubert-large": "senone.models.hubert:large",
+        "hubert-xlarge": "senone.models.hubert:xlarge",
         "soundstream-24k": "senone.models.soundstream:paper_24k",
         "soundstream-16k": "senone.models.soundstream:paper_16k",
     },
