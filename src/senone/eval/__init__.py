@@ -1,0 +1,1 @@
+"""Measuring: what tokens keep, and what they are about."""
