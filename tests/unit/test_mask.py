@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senone.nn.mask import fairseq_spans, keyed, spans
+from senone.nn.mask import MaskError, fairseq_spans, keyed, spans
 
 
 def runs(mask):
@@ -84,6 +84,6 @@ def test_fairseq_bits(lengths, trim, counts, digest):
 
 
 def test_fairseq_refuses_a_row_that_would_vanish():
-    with pytest.raises(ValueError, match="utterance 9 has 11 frames, all of which 2 spans of 10 mask"):
+    with pytest.raises(MaskError, match="utterance 9 has 11 frames, all of which 2 spans of 10 mask"):
         for epoch in range(50):
             fairseq_spans([11], 0.065, seed=0, epoch=epoch, indices=[9])

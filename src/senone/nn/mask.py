@@ -1,9 +1,15 @@
-"""Span masks of wav2vec 2.0 (2006.11477 §3.1, appendix A) and HuBERT: over frames, and over channels for SpecAugment."""
+"""Span masks of wav2vec 2.0 (2006.11477 §3.1, appendix A) and HuBERT: over frames, and over channels in fine-tuning."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
+
+from senone.errors import SenoneError
+
+
+class MaskError(SenoneError):
+    """An utterance too short for its spans."""
 
 
 def keyed(seed: int, epoch: int, utterance: int) -> np.random.Generator:
@@ -39,11 +45,11 @@ def fairseq_spans(
     trim: bool = True,
     least: int = 2,
 ) -> Bool[np.ndarray, "batch frames"]:
-    """The masks that fairseq draws for a batch, bit for bit (`compute_mask_indices` with a seed; its mask_prob is
-    p length). trim: every row is thinned, frame by frame, to the smallest count of the batch, as fairseq does by default.
+    """The masks that fairseq draws for a batch, bit for bit (`compute_mask_indices`; its mask_prob is p length).
 
-    lengths: valid frames of each row; indices: of the utterances in their data set. Raises ValueError where fairseq
-    does: a row so short that its spans cover it.
+    lengths: valid frames of each row; indices: of the utterances in their data set. trim: every row is thinned, frame
+    by frame, to the smallest count of the batch, as fairseq does by default. Raises MaskError where fairseq refuses:
+    spans that cover a whole row.
     """
     rows = []
     rng = np.random.default_rng()
@@ -55,7 +61,7 @@ def fairseq_spans(
         row = np.unique(starts[:, None] + np.arange(length))
         row = row[row < frames]
         if len(row) >= frames:
-            raise ValueError(f"utterance {index} has {frames} frames, all of which {count} spans of {length} mask")
+            raise MaskError(f"utterance {index} has {frames} frames, all of which {count} spans of {length} mask")
         rows.append(row)
     mask = np.zeros((len(rows), max(lengths)), bool)
     smallest = min(len(row) for row in rows)
