@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from math import pi
+from typing import TypeVar
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from senone.errors import SenoneError
 
+Count = TypeVar("Count", int, Tensor)
+
 
 class FeatureError(SenoneError):
-    """Audio that is shorter than one frame."""
+    """Audio that is shorter than one frame or not mono, or a layer that is not there."""
 
 
 def sine_window(size: int, like: Tensor) -> Float[Tensor, "size"]:
@@ -59,7 +62,7 @@ def _mel_to_hz(mel: Tensor) -> Tensor:
     return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp((mel - 15) * logstep))
 
 
-def kaldi_frames(samples: int | Tensor, rate: int = 16000) -> int | Tensor:
+def kaldi_frames(samples: Count, rate: int = 16000) -> Count:
     """How many frames of 25 ms, 10 ms apart, fit into `samples` (Kaldi's snip_edges)."""
     size, hop = rate // 40, rate // 100
     frames = 1 + (samples - size) // hop
@@ -99,7 +102,7 @@ def mfcc(
     wave: in [-1, 1], as in fairseq; int16 scale gives other values in quiet frames.
     lengths: samples of each row, where some are padded: frames past a row's end repeat its last.
     """
-    last = None if lengths is None else torch.as_tensor(kaldi_frames(lengths, rate)) - 1
+    last = None if lengths is None else kaldi_frames(lengths, rate) - 1
     base = _hold(kaldi_fbank(wave, rate, 23) @ _lifted_dct(23, 13).to(wave), last)
     first = _hold(deltas(base), last)
     return torch.cat([base, first, _hold(deltas(first), last)], 2)
