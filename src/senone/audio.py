@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +103,24 @@ def duration(path: str | Path) -> float | None:
         return None
 
 
-def blocks(path: str | Path, rate: int, seconds: float = 1.0) -> Iterator[Float[Tensor, "1 samples"]]:
+def blocks(
+    path: str | Path, rate: int, seconds: float = 1.0, *, start: float = 0.0, length: float | None = None
+) -> Iterator[Float[Tensor, "1 samples"]]:
     """The file ("-": standard input) as mono pieces of `seconds` at `rate`, in bounded memory.
 
-    Raises AudioError naming the file, as `Audio.read` does.
+    start, length: the stretch of it to read, in seconds. Raises AudioError naming the file, as `Audio.read` does.
     """
     size, held, total = max(1, round(seconds * rate)), np.zeros((0, 1), np.float32), 0
     with _open(path) as file:
         path = _name(path)
+        _seek(file, path, start)
+        most = inf if length is None else round(length * file.samplerate)
 
         def mono() -> Iterator[np.ndarray]:
             nonlocal total
-            while True:
+            while total < most:
                 with _naming(path):
-                    data = file.read(PIECE, dtype="float32", always_2d=True)
+                    data = file.read(int(min(PIECE, most - total)), dtype="float32", always_2d=True)
                 if not len(data):
                     break
                 _check(data, path)

@@ -287,7 +287,8 @@ def _model_facts(name: str) -> Iterator[tuple[str, Any]]:
     for level in range(1, len(spec.sizes) + 1):
         rate = type(spec)(spec.sample_rate, spec.hop, spec.sizes[:level], "").bitrate
         yield f"--levels {level}", f"{rate / 1000:g} kb/s"
-    yield "latency", f"{1000 * tokenizer.latency:g} ms, computing time aside" if tokenizer.decodes else "no decoder"
+    end = "" if tokenizer.decodes else "; no decoder"
+    yield "latency", f"{1000 * tokenizer.latency:g} ms, computing time aside{end}"
 
 
 def _file_facts(name: str) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ comes within a rounding error of an edge: SoundStream's vectors, whole and in ch
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
@@ -57,6 +57,7 @@ class AudioTokenizer(nn.Module, Pretrained):
     sample_rate, hop: samples per second, samples per frame. quantizer: see `senone.quantize`.
     causal: True where the methods carry a state and see the past only; else they see `context.future` as well.
     context: how far they reach. delay: samples by which `synthesise` runs behind (a causal overlap).
+    block: seconds analysed at once, always the same ones, where nothing bounds the reach: attention, a norm over time.
     exact: codes in double precision, bit-equal whatever the batch and the chunks (False: faster, equal up to ties).
     """
 
@@ -65,6 +66,7 @@ class AudioTokenizer(nn.Module, Pretrained):
     quantizer: Quantizer
     causal: bool = True
     context: Context = Context(inf)
+    block: float | None = None
     delay: int = 0
     exact: bool = True
 
@@ -116,8 +118,11 @@ class AudioTokenizer(nn.Module, Pretrained):
 
     @property
     def latency(self) -> float:
-        """Seconds from a sample going in to its copy coming out, computing time aside: frame, overlap, look-ahead."""
-        future = 0.0 if self.causal else 2 * self.context.future
+        """Seconds from a sample going in to its copy (without a decoder: its code) coming out, computing time aside.
+
+        The sum of frame, overlap, look-ahead, and, for the sample that waits longest, block.
+        """
+        future = 0.0 if self.causal else (1 + self.decodes) * self.context.future + (self.block or 0.0)
         return (self.hop + self.delay) / self.sample_rate + future
 
     def levels_for(self, levels: int | None = None, kbps: float | None = None) -> int:
@@ -231,11 +236,14 @@ class AudioTokenizer(nn.Module, Pretrained):
             if whole:
                 z, inner = self.analyse(wave[:, :, : whole * self.hop], inner, **conditions)
             return z, None if last else {"wave": wave[:, :, whole * self.hop :].clone(), "inner": inner}
-        first, ready, drop = self._window(whole, 0 if state is None else state["seen"], last)
-        z = None
-        if ready > first:
-            z = self.analyse(wave[:, :, : whole * self.hop], None, **conditions)[0][:, :, first:ready]
-        return z, None if last else {"wave": wave[:, :, drop * self.hop :].clone(), "seen": ready - drop}
+        seen, parts = 0 if state is None else state["seen"], []
+        for start, stop, end in self._windows(whole, seen, last):
+            z = self.analyse(wave[:, :, start * self.hop : stop * self.hop], None, **conditions)[0]
+            parts.append(z[:, :, seen - start : end - start])
+            seen = end
+        drop = int(max(0, seen - self._frames(self.context.past)))
+        kept = None if last else {"wave": wave[:, :, drop * self.hop :].clone(), "seen": seen - drop}
+        return torch.cat(parts, 2) if parts else None, kept
 
     @torch.no_grad()
     def _pull(
@@ -273,6 +281,24 @@ class AudioTokenizer(nn.Module, Pretrained):
         past, future = (self._frames(seconds) for seconds in (self.context.past, self.context.future))
         ready = held if last else int(max(seen, held - future))
         return seen, ready, int(max(0, ready - past))
+
+    def _windows(self, held: int, seen: int, last: bool) -> Iterator[tuple[int, int, int]]:
+        """What to analyse of `held` frames, `seen` of them given out: from, to, and up to where its frames are final.
+
+        With `block`, block k is always analysed from `past` before it to `future` after it, and given out once there is
+        more than that: what is left at the end, more than `future` but at most block + future, goes together. What a
+        frame sees, and the shape it comes in, then depend on the recording alone: results are equal to the last bit.
+        """
+        if self.block is None:
+            _, ready, _ = self._window(held, seen, last)
+            if ready > seen:
+                yield 0, held, ready
+            return
+        past, future, size = map(self._frames, (self.context.past, self.context.future, self.block))
+        while held - seen > size + future or (last and held > seen):
+            end = seen + size if held - seen > size + future else held
+            yield int(max(0, seen - past)), int(min(end + future, held)), int(end)
+            seen = int(end)
 
     def _frames(self, seconds: float) -> float:
         """Whole frames that cover `seconds`, or infinity."""
