@@ -14,7 +14,7 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class FeatureError(SenoneError):
-    """Audio that is shorter than one frame or not mono, or a layer that is not there."""
+    """Audio that is shorter than one frame."""
 
 
 def sine_window(size: int, like: Tensor) -> Float[Tensor, "size"]:

@@ -5,8 +5,9 @@ import torch
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from senone.config import ConfigError
-from senone.features import FeatureError
 from senone.models.w2vbert import Config, W2vBert, w2vbert_2
+from senone.nn import conformer
+from senone.nn.encoder import EncoderError
 
 TINY = Config(width=32, layers=3, heads=4, hidden=48, kernel=5, left=6, right=3)
 
@@ -82,11 +83,11 @@ def test_every_layer_is_theirs(pair, lengths: tuple[int, ...]):
         inputs = SeamlessM4TFeatureExtractor()(rows, sampling_rate=16000, return_tensors="pt")
         expected = oracle(**inputs, output_hidden_states=True)
         for layer in range(TINY.layers + 1):
-            ours = model.features(wave, count, layer)
+            ours = model(wave, count, layer)
             for x, y, n in zip(ours, expected.hidden_states[layer], model.frames(count).tolist(), strict=True):
                 assert apart(x[:n], y[:n]) < 1e-5, layer
                 assert not x[n:].any()
-        assert torch.equal(model.features(wave, count), model.features(wave, count, TINY.layers))
+        assert torch.equal(model(wave, count), model(wave, count, TINY.layers))
 
 
 def test_the_network_is_theirs_on_the_same_frames(pair):
@@ -97,7 +98,7 @@ def test_the_network_is_theirs_on_the_same_frames(pair):
         for mask in (None, valid):
             expected = oracle(x, attention_mask=mask).last_hidden_state
             keep = torch.ones(2, 40, dtype=torch.bool) if mask is None else mask
-            assert apart(model(x, mask)[keep], expected[keep]) < 1e-5
+            assert apart(model.encode(x, mask)[keep], expected[keep]) < 1e-5
 
 
 def test_weights_have_their_names_and_shapes():
@@ -109,16 +110,18 @@ def test_weights_have_their_names_and_shapes():
     assert sum(weight.numel() for weight in model.parameters()) == 580_493_120
 
 
-def test_a_padded_batch_equals_each_alone(pair):
+@pytest.mark.parametrize("way", ["features", "forward"])  # the first goes row by row on a CPU
+def test_a_padded_batch_equals_each_alone(pair, way: str):
     model, _ = pair
     wave, lengths = batch(20000, 12345, 719, 560, filler=0.7)  # padding of any content
     wave[2, 10000:] = torch.nan
     with torch.no_grad():
-        together = model.features(wave, lengths)
+        together = getattr(model, way)(wave, lengths)
         for row, samples, features in zip(wave, lengths.tolist(), together, strict=True):
             alone = model.features(row[None, :samples])[0]
             assert len(alone) == model.frames(samples)
             torch.testing.assert_close(features[: len(alone)], alone, rtol=0, atol=1e-5)
+            assert not features[len(alone) :].any()
 
 
 def test_silence_is_no_louder_in_a_batch(pair):
@@ -126,8 +129,24 @@ def test_silence_is_no_louder_in_a_batch(pair):
     model, _ = pair
     wave = torch.cat([torch.zeros(1, 20000), batch(20000)[0]])
     with torch.no_grad():
-        together = model.features(wave, torch.tensor([7777, 20000]))
+        together = model(wave, torch.tensor([7777, 20000]))
         torch.testing.assert_close(together[:1, :23], model.features(wave[:1, :7777]), rtol=0, atol=1e-5)
+
+
+def test_blocks_of_queries_leave_no_trace(pair, monkeypatch):
+    model, _ = pair
+    wave, lengths = batch(20000, 12345)
+    with torch.no_grad():
+        whole = model(wave, lengths)
+        monkeypatch.setattr(conformer, "SCORES", 2 * TINY.heads * 62 * 7)  # seven queries of 62
+        torch.testing.assert_close(model(wave, lengths), whole, rtol=0, atol=1e-5)
+
+
+def test_forward_has_a_gradient():
+    model = W2vBert(TINY)
+    model(batch(4000)[0]).square().sum().backward()
+    unused = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert unused == ["masked_spec_embed"] and not model.features(batch(4000)[0]).requires_grad
 
 
 def test_blocks_above_the_layer_do_not_run(pair):
@@ -155,15 +174,16 @@ def test_save_and_load(pair, tmp_path):
     [
         ((1, 2, 16000), None, None, "mono"),
         ((16000,), None, None, "mono"),
+        ((0, 16000), None, None, "mono"),
         ((1, 559), None, None, "559 samples"),
         ((2, 16000), [16000, 400], None, "400 samples"),
         ((2, 16000), [16001, 900], None, "16001 samples"),
-        ((1, 16000), None, 4, "layer 4 .* 0 to 3"),
-        ((1, 16000), None, -1, "layer -1"),
+        ((1, 16000), None, 4, "layer must be 0 to 3, got 4"),
+        ((1, 16000), None, -1, "got -1"),
     ],
 )
 def test_bad_input_is_named(shape, lengths, layer, words: str):
-    with pytest.raises(FeatureError, match=words):
+    with pytest.raises(EncoderError, match=words):
         W2vBert(TINY).features(torch.zeros(shape), None if lengths is None else torch.tensor(lengths), layer)
 
 

@@ -12,11 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from senone.config import ConfigError
-from senone.features import Count, FeatureError, kaldi_fbank, kaldi_frames
+from senone.features import Count, kaldi_fbank, kaldi_frames
 from senone.hub import Pretrained
 from senone.nn.conformer import Conformer
-
-SHORTEST = 560  # samples: two frames of the filter bank make one of ours
+from senone.nn.encoder import EncoderError
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class W2vBert(nn.Module, Pretrained):
     model_type = "senone_w2vbert"
     sample_rate: ClassVar[int] = 16000
     hop: ClassVar[int] = 320
+    reach: ClassVar[int] = 560  # samples that a frame covers: two windows of 25 ms, 10 ms apart
 
     def __init__(self, config: Config = Config()) -> None:
         super().__init__()
@@ -64,37 +64,54 @@ class W2vBert(nn.Module, Pretrained):
         self.encoder = Conformer(config.layers, **{name: getattr(config, name) for name in names})
 
     def frames(self, samples: Count) -> Count:
-        """Frames of so many samples: pairs of 25 ms windows, 10 ms apart, that fit."""
+        """Frames of so many samples, an int or a tensor of ints."""
         return kaldi_frames(samples, self.sample_rate) // 2
 
+    @torch.no_grad()
     def features(
         self,
         wave: Float[Tensor, "*batch samples"],
         lengths: Int[Tensor, "batch"] | None = None,
         layer: int | None = None,
     ) -> Float[Tensor, "batch frame width"]:
-        """Output of block `layer`, of all where None; 0 is what enters the first. Blocks above it do not run.
+        """Output of block `layer` (0: what enters the first; None: the last); blocks above it do not run.
 
         wave: (batch, samples) in [-1, 1] at 16 kHz, mono. lengths: samples of each row, where some are padded: a row
-        of a batch equals that row alone, and frames past its end are zero.
-        Raises FeatureError for other shapes, rows under 560 samples (35 ms), and layers that are not there.
+        of a batch equals that row alone, and frames past its end are 0.
+        Raises EncoderError for other shapes, rows under 560 samples (35 ms), and a layer that is not there.
         """
-        if wave.ndim != 2:
-            raise FeatureError(f"wave must be mono of shape (batch, samples), got {tuple(wave.shape)}")
-        if layer is not None and not 0 <= layer <= self.config.layers:
-            raise FeatureError(f"layer {layer} is not there: 0 to {self.config.layers} are")
+        self._check(wave, lengths, layer)
+        if lengths is not None and wave.device.type == "cpu" and len(wave) > 1:
+            # one by one: nothing is spent on padding, and a CPU is busy with a single row
+            rows = [self(row[None, :n], None, layer)[0] for row, n in zip(wave, lengths.tolist(), strict=True)]
+            return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return self(wave, lengths, layer)
+
+    def forward(
+        self,
+        wave: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, "batch"] | None = None,
+        layer: int | None = None,
+    ) -> Float[Tensor, "batch frame width"]:
+        """`features` with a gradient, and the rows side by side."""
+        self._check(wave, lengths, layer)
         if lengths is None:
             lengths = torch.full((len(wave),), wave.shape[1])
-        shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest < SHORTEST or longest > wave.shape[1]:
-            bounds = f"{SHORTEST} to {wave.shape[1]} can be read"
-            raise FeatureError(f"audio of {shortest if shortest < SHORTEST else longest} samples: {bounds}")
         lengths = lengths.to(wave.device)
-        x = self.filter_bank(wave[:, :longest], lengths)
-        count = self.frames(lengths)
-        whole = int(count.min()) == x.shape[1]
-        valid = None if whole else torch.arange(x.shape[1], device=x.device) < count[:, None]
-        return self(x, valid, layer)
+        x = self.filter_bank(wave[:, : int(lengths.max())], lengths)
+        valid = torch.arange(x.shape[1], device=x.device) < self.frames(lengths)[:, None]
+        return self.encode(x, None if valid.all() else valid, layer)
+
+    def _check(self, wave: Tensor, lengths: Tensor | None, layer: int | None) -> None:
+        if wave.ndim != 2 or not len(wave):
+            raise EncoderError(f"wave must be mono of shape (batch, samples), got {tuple(wave.shape)}")
+        shortest, longest = (wave.shape[1],) * 2 if lengths is None else (int(lengths.min()), int(lengths.max()))
+        if shortest < self.reach:
+            raise EncoderError(f"audio of {shortest} samples is too short: one frame takes {self.reach} at 16 kHz")
+        if longest > wave.shape[1]:
+            raise EncoderError(f"lengths say {longest} samples, the wave has {wave.shape[1]}")
+        if layer is not None and not 0 <= layer <= self.config.layers:
+            raise EncoderError(f"layer must be 0 to {self.config.layers}, got {layer}")
 
     def filter_bank(
         self, wave: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"]
@@ -113,7 +130,7 @@ class W2vBert(nn.Module, Pretrained):
         pairs = x.shape[1] // 2
         return x[:, : 2 * pairs].unflatten(1, (pairs, 2)).flatten(2).to(self.feature_projection.projection.weight.dtype)
 
-    def forward(
+    def encode(
         self,
         x: Float[Tensor, "batch frame dim"],
         valid: Bool[Tensor, "batch frame"] | None = None,

@@ -8,6 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from senone.nn.stream import conv
+
+SCORES = 2**22  # of attention, computed at once
+
 
 class FeedForward(nn.Module):
     """Linear, SiLU, linear."""
@@ -40,16 +44,24 @@ class RelativeAttention(nn.Module):
     ) -> Float[Tensor, "batch frame width"]:
         parts = (linear(x).unflatten(2, (self.heads, -1)) for linear in (self.linear_q, self.linear_k, self.linear_v))
         q, k, v = (part.transpose(1, 2) for part in parts)
-        bias = self.bias(q)
-        if valid is not None:
-            bias = bias.masked_fill(~valid[:, None, None], -torch.inf)
-        return self.linear_out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+        # a block of queries at a time: the square of a long recording is never there at once
+        block = max(1, SCORES // (len(x) * self.heads * x.shape[1]))
+        pieces = []
+        for start, piece in zip(range(0, x.shape[1], block), q.split(block, 2), strict=True):
+            bias = self.bias(piece, start, x.shape[1])
+            if valid is not None:
+                bias = bias.masked_fill(~valid[:, None, None], -torch.inf)
+            pieces.append(F.scaled_dot_product_attention(piece, k, v, bias))
+        return self.linear_out(torch.cat(pieces, 2).transpose(1, 2).flatten(2))
 
-    def bias(self, q: Float[Tensor, "batch head frame dim"]) -> Float[Tensor, "batch head frame frame"]:
-        """q_i . E / sqrt(dim) at the distance of every (i, j): products with each distance, then a gather."""
+    def bias(self, q: Float[Tensor, "batch head query dim"], start: int, keys: int) -> Tensor:
+        """q_i . E / sqrt(dim) at the distance to each key, (batch, head, query, key); the first query is frame `start`.
+
+        One product with each distance there is, then a gather: no embedding is copied to every pair of frames.
+        """
         scores = (q * q.shape[3] ** -0.5) @ self.distance_embedding.weight.T
-        t = torch.arange(q.shape[2], device=q.device)
-        distance = (t - t[:, None]).clamp(-self.left, self.right) + self.left
+        t = torch.arange(keys, device=q.device)
+        distance = (t - t[start : start + q.shape[2], None]).clamp(-self.left, self.right) + self.left
         return scores.gather(3, distance.expand(*q.shape[:2], -1, -1))
 
 
@@ -68,7 +80,8 @@ class Convolution(nn.Module):
         # a convolution of kernel 1 is a linear layer, and needs no transposed copy
         x = F.glu(F.linear(self.layer_norm(x), self.pointwise_conv1.weight[..., 0]))
         past = self.depthwise_conv.kernel_size[0] - 1
-        x = self.depthwise_conv(F.pad(x.transpose(1, 2), (past, 0))).transpose(1, 2)
+        x = F.pad(x, (0, 0, past, 0)).transpose(1, 2)
+        x = conv(x, self.depthwise_conv.weight, groups=x.shape[1]).transpose(1, 2)
         return F.linear(F.silu(self.depthwise_layer_norm(x)), self.pointwise_conv2.weight[..., 0])
 
 
