@@ -95,7 +95,8 @@ def runs(labels: np.ndarray) -> int:
 def phones_at(intervals: Iterable[Interval], frames: int, hop: int, rate: int) -> list[str]:
     """The phone of each frame: that of the interval [start, end) that holds its centre, (t + 1/2) hop / rate.
 
-    Stress is taken off, and UNLABELLED stands where there is none. Raises EvalError for an interval that ends before it starts, or that another overlaps.
+    Stress is taken off; UNLABELLED where there is none. Raises EvalError for an interval that ends before it starts, or
+    that another overlaps.
     """
     known = sorted(intervals)
     starts, ends = np.array([a for a, _, _ in known]), np.array([b for _, b, _ in known])
