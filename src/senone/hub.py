@@ -59,8 +59,21 @@ MODELS = Registry(
     "model type",
     {
         "senone_hubert": "senone.models.hubert:Hubert",
+        "senone_mfcc": "senone.models.units:MFCC",
         "senone_soundstream": "senone.models.soundstream:SoundStream",
         "senone_spectral": "senone.models.spectral:Spectral",
+        "senone_units": "senone.models.units:Units",
+    },
+)
+# Checkpoints of others: model_type of a Hugging Face directory, or suffix of a file -> reader.
+FOREIGN = Registry(
+    "model type",
+    {
+        "hubert": "senone.interop.huggingface:read",
+        "wav2vec2": "senone.interop.huggingface:read",
+        "wav2vec2-bert": "senone.interop.huggingface:read",
+        ".pt": "senone.interop.upstream:read",
+        ".pth": "senone.interop.upstream:read",
     },
 )
 # Architectures without weights, for training and for timing: name -> (model type, config constructor).
@@ -148,6 +161,12 @@ class Pretrained:
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
     """Copy `weights` into `model`, strictly: missing, extra and misshapen keys are named. Halves become fp32."""
+    check_weights(model, weights, source)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+    """Raise HubError naming `source` and the key unless `weights` are exactly those of `model`."""
     own = model.state_dict()
     for title, keys in (("lacks", own.keys() - weights.keys()), ("has unknown", weights.keys() - own.keys())):
         if keys:
@@ -155,7 +174,6 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Pat
     for name, value in weights.items():
         if value.shape != own[name].shape:
             raise HubError(f"{source}: '{name}' is {tuple(value.shape)}, the config says {tuple(own[name].shape)}")
-    model.load_state_dict(weights)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -190,6 +208,7 @@ def names() -> list[str]:
 def load(name: str | Path) -> Any:
     """A model in evaluation mode: a bundled NAME, a directory, `org/repo` on the hub, or a class of one's own.
 
+    A directory may also be Hugging Face's of type wav2vec2, hubert or wav2vec2-bert; a .pt file, fairseq's or s3prl's.
     `file.py:Class` has the weights that its constructor gives, `file.py:Class@DIRECTORY` those that
     `save_pretrained` wrote. A preset without weights ("soundstream-24k") comes with seeded random ones and a warning.
     Raises HubError with the nearest known name where there is nothing.
@@ -211,6 +230,8 @@ def load(name: str | Path) -> Any:
             return PRESETS.get(text)().eval()
     if Path(text).is_dir():
         return _from_folder(Path(text))
+    if Path(text).suffix in FOREIGN and Path(text).is_file():
+        return FOREIGN.get(Path(text).suffix)(text)
     if text.count("/") == 1 and not text.startswith((".", "/")) and not Path(text.split("/")[0]).exists():
         return _from_folder(_download(text))
     if "/" in text or Path(text).exists():
@@ -237,8 +258,11 @@ def user_class(text: str) -> Any:
 
 def _from_folder(folder: Path) -> Any:
     kind = str(read_config(folder).get("model_type"))
+    if kind in FOREIGN:
+        return FOREIGN.get(kind)(folder)
     if kind not in MODELS:
-        raise HubError(f"{folder}/config.json: " + unknown("model type", kind, list(MODELS)))
+        known = [*MODELS, *(name for name in FOREIGN if name[0] != ".")]
+        raise HubError(f"{folder}/config.json: " + unknown("model type", kind, known))
     return MODELS.get(kind).from_pretrained(folder)
 
 
@@ -247,7 +271,11 @@ def _download(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=["config.json", "model.safetensors"]))
+        files = ["*config.json", "vocab.json", "model*.safetensors*"]
+        folder = Path(snapshot_download(repository, allow_patterns=files))
+        if not any(folder.glob("*.safetensors")):  # an old repository, with pickles: read by `senone.interop` alone
+            folder = Path(snapshot_download(repository, allow_patterns=[*files, "pytorch_model*.bin*"]))
+        return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HubError(f"cannot fetch '{repository}' from the hub: {first}") from None
