@@ -11,12 +11,15 @@ from senone import config as configs
 from senone import hub
 from senone.errors import SenoneError
 from senone.interop import InteropError
+from senone.models.ctc import Config, Recogniser, encoder_config
+from senone.nn.encoder import SpeechEncoder
 
 Net = TypeVar("Net", bound=nn.Module)
 
 # The encoders that were released: (width, layers) -> heads. A checkpoint's weights do not tell.
 RELEASED = {(768, 12): 12, (1024, 24): 16, (1280, 48): 16, (1920, 48): 16}
 OLD, NEW = ("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")
+PRETRAINING = ("quantizer.", "project_hid.", "project_q.", "final_proj.", "label_embs_concat")
 POSITION, CONV = "encoder.pos_conv_embed.conv.", "feature_extractor.conv_layers."
 
 
@@ -33,11 +36,36 @@ def old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {names.get(name, name): value for name, value in weights.items()}
 
 
-def without_letters(weights: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """An encoder's weights, if the file is a recogniser's: a warning says what is left out."""
-    if "lm_head.weight" in weights:
-        warnings.warn(f"{source} is a recogniser: its encoder is read, its letters are not", stacklevel=3)
-    return {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
+def letters(weights: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """Take the letters' weights out of a recogniser's, and those of pre-training, if they were kept."""
+    head = {name: weights.pop(name) for name in ("lm_head.weight", "lm_head.bias") if name in weights}
+    if head and not (len(head) == 2 and head["lm_head.weight"].shape[:1] == head["lm_head.bias"].shape):
+        raise InteropError(f"{source} lacks a weight of the letters, or lm_head.weight and lm_head.bias do not match")
+    if head:
+        for name in [name for name in weights if name.startswith(PRETRAINING)]:
+            del weights[name]
+    return head
+
+
+def recogniser(
+    encoder: SpeechEncoder, head: dict[str, Tensor], vocabulary: list[str], blank: int, source: str | Path
+) -> Recogniser:
+    """An encoder with its letters. Ours have the blank first, and call it "<pad>".
+
+    Raises InteropError or HubError where there is not one letter for each row of the head, or a weight is missing.
+    """
+    rows = len(head.get("lm_head.weight", ()))
+    if len(vocabulary) != rows or blank not in range(rows) or len(set(vocabulary)) != rows:
+        raise InteropError(f"{source} has {rows} rows of letters, but {len(set(vocabulary))} letters, blank {blank}")
+    order = [blank, *(row for row in range(rows) if row != blank)]
+    head = {name: value[order].float() for name, value in head.items()}
+    own = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    names = tuple("<pad>" if row == blank else vocabulary[row] for row in order)
+    with torch.device("meta"):
+        model = Recogniser(Config(encoder_config(encoder), names))
+    hub.check_weights(model, own | head, source)
+    model.load_state_dict(own | head, assign=True)
+    return model.eval()
 
 
 def build(kind: type[Net], settings: dict[str, Any], weights: dict[str, Tensor], source: str | Path) -> Net:

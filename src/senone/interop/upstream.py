@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from senone.interop import InteropError, pickles
-from senone.interop.nets import CONV, OLD, POSITION, build, old_names, switches, without_letters
+from senone.interop.nets import CONV, OLD, POSITION, build, letters, old_names, recogniser, switches
+from senone.models.ctc import ENGLISH, Recogniser
 from senone.models.hubert import Hubert
 from senone.models.wav2vec2 import Wav2Vec2
 
@@ -51,8 +52,8 @@ NUMBERED = (r"encoder\.layers\.(\d+)\.", r"feature_extractor\.conv_layers\.(\d+)
 SPECIALS = 4  # rows that fairseq's dictionary puts before the units: <s>, <pad>, </s>, <unk>
 
 
-def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2:
-    """The encoder in a file, with its pre-training heads where it has them, in evaluation mode.
+def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2 | Recogniser:
+    """The encoder in a file, with its pre-training heads where it has them, or a recogniser; in evaluation mode.
 
     Sizes are those of the weights. The head count, which no weight tells, is the file's own setting, or `heads` where
     it has none, as with torchaudio's. Of HuBERT's table of units the first four rows, fairseq's special symbols, are
@@ -75,17 +76,29 @@ def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2:
         weights = _renamed(weights, FAIRSEQ)
     else:
         raise InteropError(f"{path} is no wav2vec 2.0 or HuBERT of fairseq, s3prl or torchaudio: its keys are others'")
-    weights = without_letters(old_names(weights), path)
+    weights = old_names(weights)
+    head = letters(weights, path)
     settings = _sizes(path, weights) | switches(weights) | _settings(path, facts, heads)
     layered = settings["feat_norm"] == "layer"
     settings["ln_position"] = "pre" if facts.get("layer_norm_first", layered) else "post"
     settings["wav_norm"] = "fairseq" if facts.get("normalize", layered) else "none"
     if "label_embs_concat" in weights or "hubert" in str(facts.get("_name", facts.get("arch"))):
-        return build(Hubert, settings | _units(path, weights, special), weights, path)
-    if "quantizer.codevectors" in weights:
+        model = build(Hubert, settings | _units(path, weights, special), weights, path)
+    elif "quantizer.codevectors" in weights:
         weights = {re.sub(r"^final_proj\.", "project_hid.", name): value for name, value in weights.items()}
-        return build(Wav2Vec2, settings | _quantizer(path, weights, facts), weights, path)
-    return build(Wav2Vec2, settings | {"entries": 0}, weights, path)
+        model = build(Wav2Vec2, settings | _quantizer(path, weights, facts), weights, path)
+    else:
+        model = build(Wav2Vec2, settings | {"entries": 0}, weights, path)
+    return recogniser(model, head, _vocabulary(tree, len(head["lm_head.weight"])), 0, path) if head else model
+
+
+def _vocabulary(tree: dict[str, Any], rows: int) -> list[str]:
+    """The letters of a fine-tuned file: its own, or those of the released English ones, by their number. fairseq calls
+    "<s>" what is the blank; torchaudio's files may lack the three other specials."""
+    own = _table(_table(tree.get("task_state")).get("target_dictionary")).get("symbols")
+    if isinstance(own, list) and len(own) == rows and all(isinstance(letter, str) for letter in own):
+        return ["<pad>", *("<s>" if letter == "<pad>" else letter for letter in own[1:])]
+    return [ENGLISH[0], *ENGLISH[4:]] if rows == len(ENGLISH) - 3 else list(ENGLISH)
 
 
 def _facts(tree: dict[str, Any]) -> dict[str, Any]:
