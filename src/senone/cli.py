@@ -196,6 +196,33 @@ def manifest(
     _say(f"{count} recordings in {out}")
 
 
+@app.command(
+    "verify-checkpoint",
+    epilog=_examples(
+        "senone verify-checkpoint hubert_base_ls960.pt --fixture fairseq/examples/hubert/tests",
+        "senone verify-checkpoint hubert-large-ll60k/ --fixture fairseq/examples/hubert/tests",
+    ),
+)
+def verify_checkpoint(
+    path: Annotated[Path, typer.Argument(help="HuBERT: a .pt of fairseq, s3prl or torchaudio; a directory.")],
+    fixture: Annotated[Path, typer.Option(help="examples/hubert/tests of the fairseq repository.", metavar="DIR")],
+    heads: Annotated[int | None, typer.Option(help="For a file that does not say it itself.", metavar="N")] = None,
+) -> None:
+    """Compare a checkpoint's features with those its authors computed; exits with 1 if they differ."""
+    from senone.interop.verify import TOLERANCE, load, verify
+
+    model = load(path, heads)
+    config, found = model.config, verify(model, fixture)
+    count = sum(weight.numel() for weight in model.parameters())
+    print(f"model        {type(model).__name__}, {count:,} parameters, {config.layers} layers, {config.heads} heads")
+    print(f"compared     layer {found.layer} with {found.features.name}: {found.frames[0]} of {found.frames[1]} frames")
+    print(f"difference   at most {found.largest:.2e}, {found.mean:.2e} on average; relative {found.relative:.2e}")
+    if found.units is not None:
+        print(f"units        {found.units[0]} frames get the stated unit, {found.units[1]} by the real features")
+    print("ok" if found.ok else f"BROKEN: the relative difference may be {TOLERANCE:g}, frames have to be as many")
+    raise typer.Exit(0 if found.ok else 1)
+
+
 def _load(name: str) -> "AudioTokenizer":
     from senone import hub
     from senone.tokenizer import AudioTokenizer
