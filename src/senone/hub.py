@@ -58,11 +58,13 @@ def unknown(kind: str, name: str, names: list[str]) -> str:
 MODELS = Registry(
     "model type",
     {
+        "senone_ctc": "senone.models.ctc:Recogniser",
         "senone_hubert": "senone.models.hubert:Hubert",
         "senone_mfcc": "senone.models.units:MFCC",
         "senone_soundstream": "senone.models.soundstream:SoundStream",
         "senone_spectral": "senone.models.spectral:Spectral",
         "senone_units": "senone.models.units:Units",
+        "senone_wav2vec2": "senone.models.wav2vec2:Wav2Vec2",
     },
 )
 # Checkpoints of others: model_type of a Hugging Face directory, or suffix of a file -> reader.
@@ -85,6 +87,9 @@ PRESETS = Registry(
         "hubert-xlarge": "senone.models.hubert:xlarge",
         "soundstream-24k": "senone.models.soundstream:paper_24k",
         "soundstream-16k": "senone.models.soundstream:paper_16k",
+        "wav2vec2-base": "senone.models.wav2vec2:base",
+        "wav2vec2-large-ls960": "senone.models.wav2vec2:large_ls960",
+        "wav2vec2-large-lv60": "senone.models.wav2vec2:large_lv60",
     },
 )
 
