@@ -343,19 +343,39 @@ def _spec_facts(spec: Any) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def _progress(verb: str, source: str | None = None) -> Iterator[Callable[["Codes"], None]]:
-    """On a terminal, a bar on standard error; elsewhere nothing. It is moved by codes."""
+    """A bar that is moved by codes."""
+    from senone.audio import duration
+
+    with _bar(verb, duration(source) if source else None) as advance:
+        yield lambda codes: advance(int(codes.samples[0]) / codes.spec.sample_rate)
+
+
+@contextmanager
+def _hearing(verb: str, seconds: float) -> Iterator[Callable[[Any, str | None], None]]:
+    """A bar that is moved by cuts; what is left out is told at once."""
+    with _bar(verb, seconds) as advance:
+
+        def heard(cut: Any, skipped: str | None) -> None:
+            if skipped is not None:
+                _say(f"senone: {skipped}; it is left out")
+            advance(cut.seconds)
+
+        yield heard
+
+
+@contextmanager
+def _bar(verb: str, total: float | None) -> Iterator[Callable[[float], None]]:
+    """On a terminal, a bar on standard error; elsewhere nothing. It is moved by seconds of sound."""
     if not sys.stderr.isatty():
-        yield lambda codes: None
+        yield lambda seconds: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from senone.audio import duration
-
     columns = TextColumn(verb), BarColumn(), TextColumn("{task.completed:.0f} s of sound"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(verb, total=duration(source) if source else None)
-        yield lambda codes: bar.advance(task, int(codes.samples[0]) / codes.spec.sample_rate)
+        task = bar.add_task(verb, total=total)
+        yield lambda seconds: bar.advance(task, seconds)
 
 
 def _say(sentence: str) -> None:

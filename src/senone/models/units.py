@@ -1,0 +1,171 @@
+"""Units of speech: the clusters of an encoder's features, as a tokenizer (HuBERT, 2106.07447, section IV-B).
+
+Any encoder, one of its layers, and k-means. One level, and no way back to sound. MFCC is the encoder without weights
+that HuBERT's first iteration learns from.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from senone import config as configs
+from senone import features
+from senone.errors import SenoneError
+from senone.hub import MODELS, Pretrained, fingerprint
+from senone.quantize.kmeans import KMeans
+from senone.tokenizer import AudioTokenizer, Context
+
+
+class UnitsError(SenoneError):
+    """An encoder that is none, or a layer that is not there."""
+
+
+class Encoder(Protocol):
+    """What units can be made of: a `Pretrained` module. reach: samples that a frame sees; the first starts at 0."""
+
+    model_type: str
+    config: Any
+    sample_rate: int
+    hop: int
+
+    @property
+    def reach(self) -> int: ...
+
+    def features(
+        self, wave: Float[Tensor, "batch samples"], lengths: Any = None, layer: int | None = None
+    ) -> Float[Tensor, "batch frame width"]: ...
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    """Nothing to choose."""
+
+
+class MFCC(nn.Module, Pretrained):
+    """Kaldi's 13 MFCC with deltas and delta-deltas, 100 frames a second, as an encoder without layers or weights."""
+
+    Config = NoConfig
+    model_type = "senone_mfcc"
+    sample_rate, hop, reach, width = 16000, 160, 400, 39
+
+    def __init__(self, config: NoConfig = NoConfig()) -> None:
+        super().__init__()
+        self.config = config
+
+    def features(
+        self,
+        wave: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, "batch"] | None = None,
+        layer: int | None = None,
+    ) -> Float[Tensor, "batch frame 39"]:
+        """See `features.mfcc`; frames past the `lengths` of a row are 0. Raises UnitsError where a layer is named."""
+        if layer is not None:
+            raise UnitsError(f"MFCC have no layers, so no layer {layer}")
+        x = features.mfcc(wave, self.sample_rate, lengths)
+        if lengths is None:
+            return x
+        ends = features.kaldi_frames(lengths, self.sample_rate)
+        return x * (torch.arange(x.shape[1], device=x.device) < ends.to(x.device)[:, None])[:, :, None]
+
+
+@dataclass(frozen=True)
+class Config:
+    """encoder: its model_type and config. layer, final_norm: as its `features` takes them; None: left to it.
+
+    block, context: seconds analysed at once, and before and after that. A transformer's work and memory grow with the
+    square of what it sees at once. Encoders are trained on crops of 16 s or less, and LibriSpeech's longest utterance,
+    35 s, is one window of the defaults, so only long recordings are cut at all; there a block has 5 s on both sides,
+    four times what the positional convolution sees (1.28 s). Both are part of what the units are.
+    """
+
+    encoder: dict[str, Any] = field(default_factory=lambda: {"model_type": MFCC.model_type})
+    layer: int | None = None
+    final_norm: bool | None = None
+    clusters: int = 100
+    block: float = 30.0
+    context: float = 5.0
+
+
+class Units(AudioTokenizer):
+    """(batch 1 samples) -> (batch width frame) -> codes. Exactly ceil(samples / hop) frames, frame t around the middle
+    of its hop: half of what an encoder's window has over a hop is padded on both sides.
+    """
+
+    Config = Config
+    model_type = "senone_units"
+    quantizer: KMeans
+    causal = False
+    # A window comes alone and in one shape, whatever the batch and the chunks: single precision is bit-equal as it is,
+    # at half the memory and time. `exact = True` makes ties between clusters independent of threads and machines too.
+    exact = False
+
+    def __init__(self, config: Config = Config(), encoder: Encoder | None = None) -> None:
+        """`encoder`: used as it is, and must be what the config says; without it one is made from the config."""
+        super().__init__()
+        self.config = config
+        self.encoder: Any = _built(config.encoder) if encoder is None else encoder
+        if not callable(getattr(self.encoder, "features", None)):
+            raise UnitsError(f"a {type(self.encoder).__name__} is no encoder: it has no features")
+        self.sample_rate, self.hop = self.encoder.sample_rate, self.encoder.hop
+        self.block, self.context = config.block, Context(config.context, config.context)
+        width = getattr(self.encoder, "width", None) or self.encoder.config.width
+        self.quantizer = KMeans(config.clusters, width)
+        self.eval()
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        centroids: Float[Tensor, "cluster width"] | int,
+        layer: int | None = None,
+        final_norm: bool | None = None,
+    ) -> Self:
+        """Units of this encoder, which is shared, not copied. centroids: as `kmeans.fit` gives them; a number of
+        clusters makes random ones, for `features` to be fitted on. Raises UnitsError for what is no encoder."""
+        if not isinstance(encoder, Pretrained) or not hasattr(encoder, "features"):
+            raise UnitsError(f"a {type(encoder).__name__} is no encoder: it has no features")
+        clusters = centroids if isinstance(centroids, int) else len(centroids)
+        table = {"model_type": encoder.model_type, **configs.to_dict(encoder.config)}
+        units = cls(Config(table, layer, final_norm, clusters), encoder)
+        if isinstance(centroids, Tensor):
+            if centroids.shape != units.quantizer.centroids.shape:
+                have, want = tuple(centroids.shape), tuple(units.quantizer.centroids.shape)
+                raise UnitsError(f"centroids are {have}, the encoder's features need {want}")
+            units.quantizer.centroids.copy_(centroids)
+        return units
+
+    @property
+    def teacher(self) -> str:
+        """Fingerprint of the encoder: its weights and config."""
+        return fingerprint(self.encoder, self.encoder.model_type, configs.changed(self.encoder.config))
+
+    @property
+    def centroids(self) -> str:
+        """Fingerprint of the centroids."""
+        values = self.quantizer.centroids.detach().cpu().float().contiguous()
+        return hashlib.sha256(repr(tuple(values.shape)).encode() + values.numpy().tobytes()).hexdigest()[:16]
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing here is trained: dropout stays off."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def analyse(
+        self, wave: Float[Tensor, "batch 1 samples"], state: None = None
+    ) -> tuple[Float[Tensor, "batch width frame"], None]:
+        """The features of a window."""
+        more = {} if self.config.final_norm is None else {"final_norm": self.config.final_norm}
+        side = self.encoder.reach - self.hop
+        padded = F.pad(wave[:, 0], (side // 2, side - side // 2))
+        return self.encoder.features(padded, layer=self.config.layer, **more).transpose(1, 2), None
+
+
+def _built(table: dict[str, Any]) -> Any:
+    kind = MODELS.get(str(table.get("model_type")))
+    settings = {key: value for key, value in table.items() if key != "model_type"}
+    return kind(configs.from_dict(kind.Config, settings, "encoder."))
