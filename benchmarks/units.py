@@ -21,26 +21,23 @@ import csv
 import gzip
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from senone import Audio, load
+from senone import Audio, AudioTokenizer, load
 from senone.data.manifest import Cut, read
 from senone.eval.units import Interval, Quality, phones_at, quality
-from senone.features import mfcc
-from senone.quantize.kmeans import fit, nearest
+from senone.models.units import MFCC, Units
+from senone.quantize.kmeans import fit
 
 HELD_OUT = Path(__file__).with_name("units_held_out.txt")
 LIBRISPEECH = "librispeech_train_clean_100_part"
 FOLDERS = (LIBRISPEECH, "kathleen", "ljspeech_part", "speechocean762")
-RATE, WINDOW = 16000, 400  # MFCC and encoders see 25 ms
 PAUSES = {"sp": "sil", "pau": "sil"}  # one silence, whatever the aligner called it
-
-Features = Callable[[torch.Tensor], torch.Tensor]  # (1, samples) -> (frame, width)
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,6 @@ class Spoken:
 
     path: Path
     phones: list[Interval]
-
-
-@dataclass(frozen=True)
-class System:
-    """A name, the clock of its units, and how to get them."""
-
-    name: str
-    clusters: int
-    hop: int
-    units: Callable[[Audio], np.ndarray]
 
 
 # what may be heard, and what is measured
@@ -118,55 +105,28 @@ def _pause(label: str) -> str:
 # systems
 
 
-def system(name: str, train: Path | None, hours: float) -> System:
-    """The tokenizer or the features of that name, the latter clustered first."""
+def system(name: str, train: Path | None, hours: float) -> AudioTokenizer:
+    """The tokenizer of that name, or features by name, clustered first."""
     source, _, clusters = name.rpartition(":")
     if source != "mfcc" and "@" not in source:
-        model = load(name)
-        return System(name, model.quantizer.sizes[0], model.hop, lambda audio: model.encode(audio).data[0, 0].numpy())
+        return load(name)
     if train is None:
         raise SystemExit(f"{name} is fitted here: give --train")
-    return fitted(source, [int(clusters)], train, hours)[0]
+    return next(fitted(source, [int(clusters)], train, hours))
 
 
-def extractor(source: str) -> tuple[Features, int]:
-    """Features by name, and their hop. Half a window less half a hop of silence around makes their centres the clock's:
-    frame t is around (t + 1/2) hop."""
-    if source == "mfcc":
-        hop, inner = 160, mfcc
-    else:
-        folder, _, layer = source.rpartition("@")
-        encoder = load(folder)
-        hop = encoder.hop
-
-        def inner(wave: torch.Tensor) -> torch.Tensor:
-            return encoder.features(wave, layer=int(layer))
-
-    side = (WINDOW - hop) // 2
-
-    @torch.inference_mode()
-    def features(wave: torch.Tensor) -> torch.Tensor:
-        return inner(torch.nn.functional.pad(wave, (side, side)))[0]
-
-    return features, hop
-
-
-def fitted(source: str, clusters: list[int], train: Path, hours: float) -> list[System]:
-    """k-means of each size on the same `hours` of the training list."""
-    features, hop = extractor(source)
-    seen = [features(wave) for wave in sample(train, hours)]
-    systems = []
+def fitted(source: str, clusters: list[int], train: Path, hours: float) -> Iterator[Units]:
+    """Units of `mfcc` or of `ENCODER_DIR@LAYER`, of each size, all from the same `hours` of the training list."""
+    folder, _, layer = source.rpartition("@")
+    encoder, layer = (MFCC(), None) if source == "mfcc" else (load(folder), int(layer))
+    raw = Units.of(encoder, 2, layer)
+    seen = [raw.analyse(wave[None])[0][0].T for wave in sample(train, hours)]
     for size in clusters:
         start = time.perf_counter()
         centroids, _, frames, steps = fit(seen, size)
         took = time.perf_counter() - start
         print(f"  {source}: {size} clusters of {frames} frames, {steps} batches in {took:.0f} s", flush=True)
-
-        def units(audio: Audio, centroids: torch.Tensor = centroids) -> np.ndarray:
-            return nearest(features(audio.mono().resample(RATE).wave), centroids)[0].numpy()
-
-        systems.append(System(f"{source}:{size}", size, hop, units))
-    return systems
+        yield Units.of(encoder, centroids, layer)
 
 
 def sample(train: Path, hours: float) -> Iterator[torch.Tensor]:
@@ -176,33 +136,33 @@ def sample(train: Path, hours: float) -> Iterator[torch.Tensor]:
         if left <= 0:
             return
         left -= cuts[index].seconds
-        yield Audio.read(cuts[index].path).mono().resample(RATE).wave
+        yield Audio.read(cuts[index].path).mono().resample(16000).wave
 
 
 # measuring
 
 
-def measure(one: System, spoken: list[Spoken]) -> tuple[Quality, float, float]:
+def measure(units: AudioTokenizer, spoken: list[Spoken]) -> tuple[Quality, float, float]:
     """The quality of its units, and PNMI with the phones a frame early and late."""
-    found = [(item, one.units(Audio.read(item.path))) for item in spoken]
-    step = one.hop / RATE
+    found = [units.encode(Audio.read(item.path)).data[0, 0].tolist() for item in spoken]
+    step = units.hop / units.sample_rate
 
     def shifted(by: float) -> Quality:
-        moved = ([(a + by, b + by, label) for a, b, label in item.phones] for item, _ in found)
-        pairs = zip(moved, (units for _, units in found), strict=True)
-        return quality((phones_at(phones, len(units), one.hop, RATE), units.tolist()) for phones, units in pairs)
+        moved = ([(a + by, b + by, label) for a, b, label in item.phones] for item in spoken)
+        clock = (units.hop, units.sample_rate)
+        return quality((phones_at(phones, len(z), *clock), z) for phones, z in zip(moved, found, strict=True))
 
     return shifted(0), shifted(-step).pnmi, shifted(step).pnmi
 
 
-def row(one: System, where: str, spoken: list[Spoken]) -> str:
+def row(name: str, units: AudioTokenizer, where: str, spoken: list[Spoken]) -> str:
     """A line of the table."""
-    q, early, late = measure(one, spoken)
-    ms = 1000 * one.hop / RATE
+    q, early, late = measure(units, spoken)
+    ms = 1000 * units.hop / units.sample_rate
     return (
-        f"| {one.name} | {where} | {one.clusters} | {q.units} | {q.pnmi:.3f} | {q.bias:.3f} | {q.phone_purity:.3f} | "
-        f"{q.cluster_purity:.3f} | {q.perplexity:.0f} | {q.unit_run * ms:.0f} | {q.phone_run * ms:.0f} | {q.phones} | "
-        f"{q.frames} | {early:.3f} | {late:.3f} |"
+        f"| {name} | {where} | {units.quantizer.sizes[0]} | {q.units} | {q.pnmi:.3f} | {q.bias:.3f} | "
+        f"{q.phone_purity:.3f} | {q.cluster_purity:.3f} | {q.perplexity:.0f} | {q.unit_run * ms:.0f} | "
+        f"{q.phone_run * ms:.0f} | {q.phones} | {q.frames} | {early:.3f} | {late:.3f} |"
     )
 
 
@@ -226,8 +186,8 @@ def main() -> None:
     sweep.add_argument("--clusters", default="100", help="such as 100,500")
     for verb in (manifest, table, sweep):
         verb.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    table.add_argument("--festvox", type=Path, help="folder with festvox-ru")
     for verb in (table, sweep):
-        verb.add_argument("--festvox", type=Path, help="folder with festvox-ru")
         verb.add_argument("--train", type=Path, help="list to fit k-means on, as `manifest` writes it")
         verb.add_argument("--hours", type=float, default=1.0, help="how much of it")
     given = parser.parse_args()
@@ -238,20 +198,20 @@ def main() -> None:
         return
     use = given.use if given.verb == "measure" else "dev"
     sets = {f"librispeech {use}": librispeech(given.data, use)}
-    if given.festvox:
+    if given.verb == "measure" and given.festvox:
         sets["festvox-ru"] = festvox(given.festvox)
     if given.verb == "sweep" and given.train is None:
         parser.error("sweep needs --train")
     if given.verb == "measure":
-        systems = (system(name, given.train, given.hours) for name in given.systems)
+        systems = ((name, system(name, given.train, given.hours)) for name in given.systems)
     else:
         clusters = [int(size) for size in given.clusters.split(",")]
         sources = [f"{given.encoder}@{layer}" for layer in given.layers.split(",")]
-        systems = (one for s in sources for one in fitted(s, clusters, given.train, given.hours))
+        systems = ((name, units) for name in sources for units in fitted(name, clusters, given.train, given.hours))
     lines = [HEAD]
-    for one in systems:
+    for name, units in systems:
         for where, spoken in sets.items():
-            lines.append(row(one, where, spoken))
+            lines.append(row(name, units, where, spoken))
             print(lines[-1], flush=True)
     print("\n" + "\n".join(lines))
 
