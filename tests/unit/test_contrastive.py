@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from senone.loss.contrastive import distractors, info_nce
 from senone.models.wav2vec2 import Config, Wav2Vec2
-from senone.quantize.gumbel import GumbelQuantizer, diversity, perplexity, temperature
+from senone.quantize.gumbel import GumbelQuantizer, diversity, gumbel, perplexity, temperature
 
 
 def test_distractors_are_other_masked_frames_of_the_row():
@@ -98,8 +98,8 @@ def test_the_sample_has_the_gradient_of_the_soft_choice():
     quantizer = GumbelQuantizer(6, 8, 2, 5).train()
     x = torch.randn(1, 9, 6)
     weight = torch.randn(1, 9, 8)
-    (quantizer(x, 0.7, generator=torch.Generator().manual_seed(1)).vectors * weight).sum().backward()
-    noise = -torch.empty(1, 9, 2, 5).exponential_(generator=torch.Generator().manual_seed(1)).log()
+    noise = gumbel((1, 9, 2, 5), x.device, torch.Generator().manual_seed(1))
+    (quantizer(x, 0.7, noise=noise).vectors * weight).sum().backward()
     logits = quantizer.weight_proj(x).view(1, 9, 2, 5)
     soft = ((logits + noise) / 0.7).softmax(-1)
     vectors = torch.einsum("btge,ged->btgd", soft, quantizer.codevectors.detach().view(2, 5, 4)).flatten(2)

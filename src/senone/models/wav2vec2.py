@@ -66,20 +66,21 @@ class Wav2Vec2(SpeechEncoder, Pretrained):
         mask: Bool[Tensor, "batch frame"],
         temperature: float = 2.0,
         negatives: int | Int[Tensor, "masked count"] = 100,
+        noise: Float[Tensor, "masked group entry"] | None = None,
         lengths: Int[Tensor, "batch"] | None = None,
-        generator: torch.Generator | None = None,
     ) -> Contrasted:
         """Tell the quantized vectors of masked frames from distractors, of which `negatives` are drawn for each frame,
-        or are given by their numbers among the masked frames. `temperature`: of the Gumbel-softmax in this update.
+        or are given by their numbers among the masked frames. `temperature`: of the Gumbel-softmax in this update,
+        and `noise` its draws, if they are not to come from torch's generator.
         """
         out = self(wave, lengths, mask)
         if out.valid is not None:
             mask = mask & out.valid
         with torch.autocast(wave.device.type, enabled=False):
             features = F.dropout(out.features[mask], self.config.feature_dropout, self.training)
-            chosen = self.quantizer(features[None], temperature, generator=generator)
+            chosen = self.quantizer(features[None], temperature, noise=None if noise is None else noise[None])
             if isinstance(negatives, int):
-                negatives = distractors(mask, negatives, generator)
+                negatives = distractors(mask, negatives)
             context, target = self.project_hid(full(out.x[mask])), self.project_q(chosen.vectors[0])
             found = info_nce(context, target, negatives, chosen.codes[0])
         return Contrasted(*found, mask.sum(), chosen.usage, chosen.counts, out.penalty)

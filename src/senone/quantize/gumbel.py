@@ -42,16 +42,17 @@ class GumbelQuantizer(nn.Module):
         x: Float[Tensor, "batch frame width"],
         temperature: float = 1.0,
         mask: Bool[Tensor, "batch frame"] | None = None,
-        generator: torch.Generator | None = None,
+        noise: Float[Tensor, "batch frame group entry"] | None = None,
     ) -> Chosen:
         """Training: a hard sample of the Gumbel-softmax at `temperature`, whose gradient is that of the soft one.
-        Evaluation: the most likely entry. `mask`: the frames that usage and counts are of; None: all. Never below fp32.
+        Evaluation: the most likely entry. `mask`: the frames that usage and counts are of; None: all. `noise`: in
+        training, instead of torch's next random numbers, what `gumbel` drew. Never below fp32.
         """
         with torch.autocast(x.device.type, enabled=False):
             logits = self._logits(x)
             noisy = logits
             if self.training:
-                noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+                noise = gumbel(logits.shape, logits.device) if noise is None else noise
                 noisy = (logits + noise) / temperature
             codes = noisy.argmax(-1)
             one = hard = nn.functional.one_hot(codes, logits.shape[-1]).to(logits)
@@ -79,6 +80,11 @@ class GumbelQuantizer(nn.Module):
 
     def _books(self) -> Float[Tensor, "group entry part"]:
         return self.codevectors.unflatten(1, (len(self.sizes), -1))[0]
+
+
+def gumbel(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Independent draws from the standard Gumbel distribution."""
+    return -torch.empty(shape, device=device).exponential_(generator=generator).log()
 
 
 def perplexity(share: Float[Tensor, "group entry"]) -> Float[Tensor, ""]:
