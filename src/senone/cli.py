@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from senone.codes import Codes
     from senone.tokenizer import AudioTokenizer
 
-DEFAULT = "spectral-mini"
+DEFAULT, RECOGNISER = "spectral-mini", "ctc-mini"
 BLOCK = 1.0  # seconds coded at once
 
 
@@ -221,6 +221,125 @@ def verify_checkpoint(
         print(f"units        {found.units[0]} frames get the stated unit, {found.units[1]} by the real features")
     print("ok" if found.ok else f"BROKEN: the relative difference may be {TOLERANCE:g}, frames have to be as many")
     raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command(
+    epilog=_examples(
+        "senone transcribe talk.mp3",
+        "senone transcribe *.wav --json > said.jsonl",
+        "senone transcribe film.wav --srt > film.srt",
+        "senone transcribe talk.wav --lm 4-gram.arpa.gz --beam 200",
+    )
+)
+def transcribe(
+    files: Annotated[list[str], typer.Argument(help="Recordings of any format and length; - for standard input.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A bundled name, a directory, or org/repo.")] = RECOGNISER,
+    words: Annotated[bool, typer.Option("--words", help="A line a word: start, end (seconds), word.")] = False,
+    srt: Annotated[bool, typer.Option("--srt", help="Subtitles, of one recording.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="A line a file: an object of file, text, words.")] = False,
+    lm: Annotated[str | None, typer.Option(help="An n-gram model; without it the one beside the model.")] = None,
+    lexicon: Annotated[str | None, typer.Option(help="The words that may be heard, one a line.")] = None,
+    beam: Annotated[int | None, typer.Option(help="Hypotheses to keep.", min=1, metavar="N")] = None,
+    lm_weight: Annotated[float | None, typer.Option(help="How much the n-gram model counts.")] = None,
+    word_score: Annotated[float | None, typer.Option(help="What a word is worth.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="No language model: letter by letter.")] = False,
+) -> None:
+    """Write down what is said. A file that cannot be read is told of, the others go on, and the exit status is 2."""
+    from senone.audio import duration
+    from senone.ctc import transcribe as ctc
+
+    if words + srt + json > 1 or (srt and len(files) > 1):
+        raise SenoneError("--words, --srt and --json exclude one another, and --srt is for one recording")
+    if greedy and any(value is not None for value in (lm, lexicon, beam, lm_weight, word_score)):
+        raise SenoneError("--greedy needs no language model, no lexicon and no beam")
+    net = ctc.load(model)
+    decode = ctc.decoder(net, None if greedy else lm or ctc.beside(model), lexicon, beam, lm_weight, word_score)
+    failed = False
+    for file in files:
+        try:
+            with _bar("transcribe", duration(file)) as advance:
+                found = list(ctc.transcribe(net, file, decode, advance))
+        except SenoneError as error:
+            _say(f"senone: {' '.join(str(error).split())}")
+            failed = True
+            continue
+        style = ctc.as_json if json else ctc.as_srt if srt else ctc.as_table if words else ctc.as_text
+        name = f"{file}\t" if len(files) > 1 and not json else ""
+        for line in style(file, found):
+            print(name + line, flush=True)
+    raise typer.Exit(2 if failed else 0)
+
+
+@app.command(epilog=_examples('senone align talk.wav "what was said"', "senone align talk.wav said.txt --json"))
+def align(
+    audio: Annotated[str, typer.Argument(help="A recording; - for standard input.")],
+    text: Annotated[str, typer.Argument(help="What is said in it, or a file that holds that.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A bundled name, a directory, or org/repo.")] = RECOGNISER,
+    json: Annotated[bool, typer.Option("--json", help="One object: file, text, words.")] = False,
+) -> None:
+    """Say when each word of a known text is spoken: start, end (seconds), word."""
+    from senone.ctc import transcribe as ctc
+
+    said, source = ctc.read_text(text)
+    found = ctc.aligned(ctc.load(model), audio, said, source)
+    print("\n".join((ctc.as_json if json else ctc.as_table)(audio, found)))
+
+
+@app.command(
+    epilog=_examples(
+        "senone kmeans train.tsv --encoder mfcc --clusters 100 -o mfcc-100",
+        "senone kmeans train.tsv --encoder runs/hubert/model --layer 6 --clusters 500 --hours 10 -o hubert-500",
+    )
+)
+def kmeans(
+    data: Annotated[str, typer.Argument(help="A folder, a .tsv or a .jsonl of recordings; several, with commas.")],
+    encoder: Annotated[str, typer.Option("--encoder", "-e", help="mfcc, or a model as for --model.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The directory of the new tokenizer.")],
+    layer: Annotated[int | None, typer.Option(help="Of the encoder; without it the last.", metavar="L")] = None,
+    clusters: Annotated[int, typer.Option(help="How many units.", metavar="K")] = 100,
+    hours: Annotated[float | None, typer.Option(help="Learn from so much of it, at random.", metavar="H")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other clusters.", metavar="S")] = 0,
+) -> None:
+    """Learn units: cluster what an encoder says of speech, into a tokenizer."""
+    from senone import hub
+    from senone.data.manifest import read
+    from senone.data.units import learn
+    from senone.models.units import MFCC
+
+    cuts = read(data)
+    model = MFCC() if encoder == "mfcc" else hub.load(encoder)
+    with _hearing("kmeans", min(sum(cut.seconds for cut in cuts), 3600 * (hours or float("inf")))) as heard:
+        units, fitted = learn(cuts, model, clusters, layer, hours=hours, seed=seed, heard=heard)
+    units.save_pretrained(out)
+    _say(f"{clusters} units in {out}: inertia {fitted.inertia:.4g} over {fitted.frames} frames, {fitted.steps} batches")
+
+
+@app.command(
+    epilog=_examples(
+        "senone units train.tsv --model mfcc-100 -o labels.safetensors",
+        "senone units talk.wav --model hubert-500 -o -",
+    )
+)
+def units(
+    sources: Annotated[list[str], typer.Argument(help="Recordings, folders, .tsv or .jsonl lists of recordings.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A tokenizer of units, as `senone kmeans` makes them.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The file of labels; - prints a line for each recording.")],
+) -> None:
+    """Write the units of recordings: labels to train on. Stopped and called again, it goes on."""
+    from senone.data.labels import Provenance, Writer
+    from senone.data.units import label, listed, write
+
+    tokenizer: Any = _load(model)
+    provenance, cuts = Provenance.of(tokenizer, " ".join(sources)), listed(sources)
+    if out == "-":
+        for cut in cuts:
+            print(*label(cut, tokenizer).tolist(), flush=True)
+        return
+    with Writer(out, provenance) as writer:
+        with _hearing("units", sum(cut.seconds for cut in cuts)) as heard:
+            write(cuts, tokenizer, writer, heard)
+        count = len(writer.done)
+    _say(f"labels of {count} recordings in {out}")
 
 
 def _load(name: str) -> "AudioTokenizer":
