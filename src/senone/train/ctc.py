@@ -4,17 +4,21 @@ The convolutions stay as they were pre-trained; for the first updates only the h
 SpecAugment's, laid on the projected features. Learning curves with few labels are what pre-training is for.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from senone import hub
 from senone.audio import Audio
 from senone.ctc import CTCError, spell, text_of
+from senone.ctc.beam import greedy
 from senone.ctc.text import plain
+from senone.ctc.transcribe import Decode, decoder
 from senone.ctc.tune import cer, wer
 from senone.data.loader import Store
 from senone.data.manifest import Cut, DataError, read
@@ -100,7 +104,7 @@ class CTCTask:
         (logits, frames, batch), vocab = self._last, self.model.config.vocabulary
         targets = zip(batch["targets"], batch["sizes"], strict=True)
         truth = [text_of(tuple(row[:n].tolist()), vocab) for row, n in targets]
-        heard = [greedy(row[:n], vocab) for row, n in zip(logits, frames, strict=True)]
+        heard = [greedy(row[:n], vocab).text for row, n in zip(logits, frames, strict=True)]
         out: dict[str, Any] = {"wer": wer(truth, heard), "cer": cer(truth, heard), "text": truth[0], "heard": heard[0]}
         done = batch["step"] + 1
         if self.dev and (done // self.recipe.dev_steps > self._turn or done == self.recipe.steps):
@@ -161,24 +165,25 @@ def prepare(recipe: CTCRecipe) -> tuple[CTCTask, Utterances]:
     return CTCTask(model, recipe, _read(recipe.dev, "dev") if recipe.dev else []), data
 
 
-@torch.no_grad()
-def evaluate(model: Recogniser, cuts: list[Cut]) -> Score:
-    """Greedy decoding of cuts with text, one by one, the model in evaluation mode while it lasts."""
-    training, device, truth, heard = model.training, model.lm_head.weight.device, [], []
-    model.eval()
-    try:
-        for cut in cuts:
-            wave = Audio.read(cut.path, start=cut.start, seconds=cut.seconds).mono().resample(model.sample_rate).wave
-            truth.append(plain(cut.text or ""))
-            heard.append(greedy(model.logits(wave.to(device))[0], model.config.vocabulary))
-    finally:
-        model.train(training)
+def evaluate(model: Recogniser, cuts: list[Cut], decode: Decode | None = None) -> Score:
+    """Of cuts with text; `decode`: see `ctc.transcribe.decoder`, by default greedily. Raises AudioError for a file that
+    cannot be read, CTCError where there are no words."""
+    decode = decode or decoder(model)
+    heard = [decode(log_probs).text for log_probs in listen(model, cuts)]
+    truth = [plain(cut.text or "") for cut in cuts]
     return Score(wer(truth, heard), cer(truth, heard))
 
 
-def greedy(logits: Tensor, vocab: tuple[str, ...]) -> str:
-    """The text of the best token of each frame, repeats once."""
-    return text_of(tuple(logits.argmax(-1).unique_consecutive().tolist()), vocab)
+@torch.no_grad()
+def listen(model: Recogniser, cuts: list[Cut]) -> Iterator[Float[Tensor, "frame vocab"]]:
+    """Log-probabilities of each cut, heard alone and whole; the model is in evaluation mode while it listens."""
+    training, device = model.training, model.lm_head.weight.device
+    for cut in cuts:
+        wave = Audio.read(cut.path, start=cut.start, seconds=cut.seconds).mono().resample(model.sample_rate).wave
+        model.eval()
+        logits = model.logits(wave.to(device))[0]
+        model.train(training)
+        yield logits.float().log_softmax(-1).cpu()
 
 
 def _read(source: str, split: str = "train") -> list[Cut]:
