@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from senone.audio import AudioError, blocks, duration
 from senone.data.labels import Writer
 from senone.data.manifest import SUFFIXES, Cut, DataError, read
-from senone.models.units import Encoder, Units
+from senone.models.units import Units
 from senone.quantize.kmeans import Fitted, fit
 
 PIECE = 10.0  # seconds read at once
@@ -21,7 +22,7 @@ Hear = Callable[[Cut, str | None], None]  # a recording is done; or why it was l
 
 def learn(
     cuts: list[Cut],
-    encoder: Encoder,
+    encoder: Any,
     clusters: int,
     layer: int | None = None,
     *,
@@ -33,6 +34,8 @@ def learn(
 
     A file that cannot be read is left out, and `heard` told why. Raises KMeansError, DataError where none can be read.
     """
+    if hours is not None and not hours > 0:
+        raise DataError(f"hours must be above 0, got {hours:g}")
     units = Units.of(encoder, clusters, layer)
     left = float("inf") if hours is None else 3600 * hours
 
