@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class Word:
 def align(log_probs: Tensor | NDArray[Any], tokens: tuple[int, ...], vocab: tuple[str, ...]) -> Alignment:
     """Tokens on frames, by the Viterbi algorithm: vectorised over the 2 * tokens + 1 states, a loop over the frames.
 
-    log_probs: (frame, vocab). Takes a byte per frame and state. Of paths that tie, the one that gets ahead earlier.
+    log_probs: (frame, vocab). Goes through the frames twice, keeping scores now and then, so that memory grows with
+    sqrt(frame) * states. Of paths that tie, the one that gets ahead earlier.
     Raises CTCError for tokens outside of the vocabulary, fewer frames than the tokens need (one each, and a blank
     between equal neighbours), or if every path has probability 0.
     """
@@ -48,23 +50,33 @@ def align(log_probs: Tensor | NDArray[Any], tokens: tuple[int, ...], vocab: tupl
     labels[1::2] = tokens
     skips = np.zeros(len(labels), bool)  # from a token straight to the next, if that is another
     skips[3::2] = labels[3::2] != labels[1:-2:2]
-    best = np.full((3, len(labels)), -np.inf)  # by how many states the path moved into this one
-    moves = np.zeros((len(frames), len(labels)), np.int8)
+
+    def step(score: NDArray[np.float64], frame: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+        """By how many states the best path moves into each, and its score there."""
+        best = np.full((3, len(labels)), -np.inf)
+        best[0], best[1, 1:], best[2, 2:] = score, score[:-1], np.where(skips[2:], score[:-2], -np.inf)
+        return best.argmax(0).astype(np.int8), best.max(0) + frame[labels]
+
     score = np.full(len(labels), -np.inf)
     score[0] = 0.0  # before the first frame: at the leading blank, or moving on from it
+    block, kept = isqrt(len(frames)) + 1, []
     for t, frame in enumerate(frames):
-        best[0], best[1, 1:] = score, score[:-1]
-        best[2, 2:] = np.where(skips[2:], score[:-2], -np.inf)
-        moves[t] = best.argmax(0)
-        score = best.max(0) + frame[labels]
+        if t % block == 0:
+            kept.append(score)
+        score = step(score, frame)[1]
     state = int(len(labels) - 1 - score[::-1][:2].argmax())
     total = float(score[state]) if len(frames) else 0.0
     if total == -np.inf:
         raise CTCError("these tokens have probability 0 on these frames")
     path = np.empty(len(frames), np.int64)
-    for t in range(len(frames) - 1, -1, -1):
-        path[t] = state
-        state -= moves[t, state]
+    for first in range(len(kept) * block - block, -1, -block):
+        score, moves = kept.pop(), []
+        for frame in frames[first : first + block]:
+            move, score = step(score, frame)
+            moves.append(move)
+        for t in range(first + len(moves) - 1, first - 1, -1):
+            path[t] = state
+            state -= int(moves[t - first][state])
     starts = np.searchsorted(path, np.arange(1, len(labels), 2), "left")
     ends = np.searchsorted(path, np.arange(1, len(labels), 2), "right")
     means = [float(frames[a:b, token].mean()) for a, b, token in zip(starts, ends, tokens, strict=True)]

@@ -33,7 +33,8 @@ def prefix_beam(
     """The most probable token sequences, each summed over its alignments (Hannun et al. 2014, algorithm 1).
 
     log_probs: (frame, vocab). An `lm` scores every word at its "|", the last also without one, and the end of the
-    sentence; words may be any, so it should know an unknown one. Without an `lm` lm_weight and word_score do not
+    sentence; words may be any, so it should have a price for unknown ones. It is asked only when a word has ended:
+    where the letters are uncertain, `LexiconDecoder` does better. Without an `lm` lm_weight and word_score do not
     apply. The best `nbest`, best first. Raises CTCError where the log-probabilities do not fit, or allow no path.
     """
     frames = emissions(log_probs, vocab)

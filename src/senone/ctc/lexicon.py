@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from senone.ctc import BLANK, Beam, CTCError, Hypothesis, WordLM, boundary, emissions, spell, text_of
-from senone.ctc.align import align
 from senone.ctc.beam import prune
+
+_PAUSE, _HELD = -1, -2  # instead of a new token: no token, and the last one still
+_Trace = list[tuple[NDArray[np.int32], NDArray[np.int32]]]  # a frame: where each hypothesis came from, its token
 
 
 class LexiconDecoder:
@@ -60,15 +62,16 @@ class LexiconDecoder:
     def __call__(self, log_probs: Tensor | NDArray[Any], beam: Beam = Beam(), nbest: int = 1) -> list[Hypothesis]:
         """The best `nbest` texts, best first. Without an LM lm_weight and word_score do not apply.
 
+        For one text, hypotheses whose words differ become one where the LM's states are equal; for more they do not.
         A word that the recording breaks off is left out where no hypothesis ends with a whole one. Raises CTCError
         where the log-probabilities do not fit, or allow no path.
         """
         frames = emissions(log_probs, self.vocab)
         weight, bonus = (beam.lm_weight, beam.word_score) if self.lm else (0.0, 0.0)
-        book = _States(self.lm)
+        book = _States(self.lm or _NoLM(), merge=nbest == 1)
         node, state, blank = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, bool)
         score, lm = np.zeros(1), np.zeros(1)
-        trace: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        trace: _Trace = []
         for frame in frames:
             open_, rows = frame >= beam.floor, np.arange(len(node))
             open_[BLANK] = False
@@ -87,7 +90,9 @@ class LexiconDecoder:
             nodes = np.concatenate([node, node[held], after[row, column], np.zeros(len(ended), np.int64)])
             states = np.concatenate([state, state[held], state[row], gone])
             blanks = np.concatenate([np.ones(len(rows), bool), np.zeros(len(held) + len(row), bool), ended >= 0])
-            tokens = np.concatenate([np.full(len(rows) + len(held), -1), token, np.full(len(ended), self._bar)])
+            tokens = np.concatenate(
+                [np.full(len(rows), _PAUSE), np.full(len(held), _HELD), token, np.full(len(ended), self._bar)]
+            )
             scores = np.concatenate(
                 [
                     pause,
@@ -104,7 +109,7 @@ class LexiconDecoder:
             lm = lm[parents]
             lm[len(parents) - len(ended) :] += said
             node, state, blank, score, lm = nodes[keep], states[keep], blanks[keep], scores[keep], lm[keep]
-            trace.append((parents[keep], tokens[keep]))
+            trace.append((parents[keep].astype(np.int32), tokens[keep].astype(np.int32)))
         return self._finish(frames, trace, node, state, score, lm, book, beam, nbest)
 
     def _finish(self, frames, trace, node, state, score, lm, book, beam, nbest) -> list[Hypothesis]:
@@ -116,56 +121,76 @@ class LexiconDecoder:
         state[ended] = gone
         lm[ended] += said
         score[ended] += weight * said + bonus
-        last = np.array([book.finish(k) for k in state.tolist()])
+        last = book.finish(state)
         lm, score = lm + last, score + weight * last
         found: dict[str, Hypothesis] = {}
         for row in (-score).argsort(kind="stable"):
             if not whole[row] or len(found) >= nbest:
                 continue
-            tokens, at = [], row
-            for parents, fresh in reversed(trace):
-                if fresh[at] >= 0:
-                    tokens.append(int(fresh[at]))
-                at = parents[at]
-            tokens = tuple(tokens[::-1])
+            tokens, spans = _back(trace, int(row))
             if not closed[row]:
-                tokens = tokens[: len(tokens) - tokens[::-1].index(self._bar)] if self._bar in tokens else ()
+                size = len(tokens) - tokens[::-1].index(self._bar) if self._bar in tokens else 0
+                tokens, spans = tokens[:size], spans[:size]
             text = text_of(tokens, self.vocab)
             if text in found:
                 continue
-            aligned, total = align(frames, tokens, self.vocab), float(score[row])
-            acoustic = total - weight * float(lm[row]) - bonus * len(text.split())
-            found[text] = Hypothesis(text, tokens, aligned.spans, aligned.scores, total, acoustic, float(lm[row]))
+            means = tuple(float(frames[a:b, token].mean()) for token, (a, b) in zip(tokens, spans, strict=True))
+            total, raw = float(score[row]), float(lm[row])
+            acoustic = total - weight * raw - bonus * len(text.split())
+            found[text] = Hypothesis(text, tokens, spans, means, total, acoustic, raw)
         return list(found.values())
 
 
-class _States:
-    """States of the LM by number, every score asked for once."""
+def _back(trace: _Trace, row: int) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """The tokens on the way to the last frame's hypothesis `row`, and their spans of frames."""
+    tokens, spans, end = [], [], None
+    for t in range(len(trace) - 1, -1, -1):
+        parents, fresh = trace[t]
+        token, row = int(fresh[row]), int(parents[row])
+        if token == _HELD:
+            end = end or t + 1
+        elif token != _PAUSE:
+            tokens.append(token)
+            spans.append((t, end or t + 1))
+            end = None
+    return tuple(tokens[::-1]), tuple(spans[::-1])
 
-    def __init__(self, lm: WordLM | None):
-        self.lm = lm
-        self.states: list[Hashable] = [lm.start() if lm else None]
-        self._numbers: dict[Hashable, int] = {self.states[0]: 0}
+
+class _NoLM:
+    """A language model to which all is one."""
+
+    def start(self) -> None:
+        return None
+
+    def score(self, state: None, word: str) -> tuple[float, None]:
+        return 0.0, None
+
+    def finish(self, state: None) -> float:
+        return 0.0
+
+
+class _States:
+    """States of the LM by number, every score asked for once; unless `merge`, a state for every history of words."""
+
+    def __init__(self, lm: WordLM, merge: bool):
+        self.lm, self.merge = lm, merge
+        self.states: list[Hashable] = [lm.start()]
+        self._numbers: dict[Hashable, int] = {self.states[0]: 0} if merge else {}
         self._scores: dict[tuple[int, str], tuple[float, int]] = {}
-        self._ends: dict[int, float] = {}
 
     def score(self, state: NDArray[np.int64], words: list[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """What the LM gives each word after each state, and the states after them."""
-        if not self.lm:
-            return np.zeros(len(words)), state
         found = [self._scores.get(pair) or self._ask(*pair) for pair in zip(state.tolist(), words, strict=True)]
         return np.array([score for score, _ in found]), np.array([after for _, after in found], np.int64)
 
-    def finish(self, state: int) -> float:
-        if not self.lm:
-            return 0.0
-        if state not in self._ends:
-            self._ends[state] = self.lm.finish(self.states[state])
-        return self._ends[state]
+    def finish(self, state: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the LM gives the end of the sentence."""
+        scores = {k: self.lm.finish(self.states[k]) for k in set(state.tolist())}
+        return np.array([scores[k] for k in state.tolist()])
 
     def _ask(self, state: int, word: str) -> tuple[float, int]:
-        score, after = self.lm.score(self.states[state], word)  # type: ignore[union-attr]
-        number = self._numbers.setdefault(after, len(self.states))
+        score, after = self.lm.score(self.states[state], word)
+        number = self._numbers.setdefault(after if self.merge else (state, word), len(self.states))
         if number == len(self.states):
             self.states.append(after)
         self._scores[state, word] = score, number
