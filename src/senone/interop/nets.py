@@ -85,7 +85,7 @@ def build(kind: type[Net], settings: dict[str, Any], weights: dict[str, Tensor],
             raise InteropError(f"{source}: {key} and channels of the convolutions differ in number")
     for key, value in configs.to_dict(config).items():
         for size in value if isinstance(value, list) else [value]:
-            if type(size) is int and size < (0 if key in ("entries", "classes", "layers") else 1):
+            if type(size) is int and not (0 if key in ("entries", "classes", "layers") else 1) <= size < 2**24:
                 raise InteropError(f"{source}: {key} of {size} cannot be")
     if config.layers > len(weights):
         raise InteropError(f"{source} holds {len(weights)} weights, too few for {config.layers} layers")

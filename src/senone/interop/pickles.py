@@ -8,6 +8,7 @@ Anything else ends in an InteropError. Both layouts of torch are read: the zip a
 import io
 import mmap
 import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,21 +21,16 @@ from torch import Tensor
 
 from senone.interop import InteropError
 
-# Whose objects real checkpoints hold. All are inert: this list keeps out no danger, it says early and clearly that a
-# file is not what it seems.
-PACKAGES = ("fairseq.", "omegaconf.", "s3prl.")
-MODULES = {
-    "torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "typing",
-    "numpy", "numpy.dtypes", "numpy.core.multiarray", "numpy._core.multiarray",
-}  # fmt: skip
-NAMES = {
-    "argparse.Namespace", "_codecs.encode", "copyreg._reconstructor", "pathlib.PosixPath",
-    "collections.OrderedDict", "collections.defaultdict", "collections.Counter",
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in (
-        "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "str",
-        "tuple", "unicode",
-    )),
-}  # fmt: skip
+# What real checkpoints name. All of it is inert: this list keeps out no danger, it says early and clearly that a file
+# is not what it seems.
+KNOWN = re.compile(
+    r"(fairseq|omegaconf|s3prl)(\.\w+)+|argparse\.Namespace|pathlib\.PosixPath|typing\.\w+"
+    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.nn\.parameter\.Parameter"
+    r"|torch(\.storage)?\.\w+Storage|torch\.(Size|device|Tensor|b?float\d*|u?int\d+|bool)"
+    r"|numpy\.(ndarray|dtype|dtypes\.\w+|_?core\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer))"
+    r"|collections\.(OrderedDict|defaultdict|Counter)|_codecs\.encode|copy_?reg\._reconstructor"
+    r"|(builtins|__builtin__)\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|set|str|tuple|unicode)"
+)
 DTYPES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -293,7 +289,7 @@ def _name(module: Any, attribute: Any) -> Name:
     if not isinstance(module, str) or not isinstance(attribute, str):
         raise InteropError("names what is no name")
     path = f"{module}.{attribute}"
-    if path in NAMES or attribute.isidentifier() and (module in MODULES or f"{module}.".startswith(PACKAGES)):
+    if attribute.isidentifier() and KNOWN.fullmatch(path):
         return Name(path)
     raise InteropError(f"names '{path[:80]}', which no checkpoint of speech needs: it is not read")
 
