@@ -5,8 +5,9 @@ Not of threads, of resuming, or of the number of processes: the position in an e
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,23 @@ from senone.data import augment
 from senone.data.manifest import Cut, DataError
 
 TRIES = 100  # crops drawn before we believe that no file can be read
+
+
+Batch = dict[str, Any]
+
+
+def ahead(batch: Callable[[int], Batch], step: int) -> Iterator[Batch]:
+    """`batch(step)`, `batch(step + 1)`, ..., made ahead of time by as many threads as help."""
+    threads = min(4, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads, "batches")
+    try:
+        coming = deque(pool.submit(batch, step + i) for i in range(2 * threads))
+        while True:
+            step += 1
+            yield coming.popleft().result()
+            coming.append(pool.submit(batch, step + 2 * threads - 1))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Store:
@@ -45,7 +63,7 @@ class Store:
             whole = round(self.cuts[index].seconds * self.rate)
             first = int(rng.integers(max(0, whole - samples) + 1))
             try:
-                piece = self._read(index, first, samples)
+                piece = self.piece(index, first, samples)
             except AudioError as error:
                 self.skipped[self.cuts[index].path] = str(error)
                 continue
@@ -54,7 +72,8 @@ class Store:
             return out
         raise DataError(f"{TRIES} files in a row cannot be read; {next(iter(self.skipped.values()))}")
 
-    def _read(self, index: int, first: int, samples: int) -> np.ndarray:
+    def piece(self, index: int, first: int, samples: int) -> np.ndarray:
+        """Up to `samples` samples of cut `index`, float32. Raises AudioError for a file that cannot be read."""
         cut = self.cuts[index]
         if cut.path in self.skipped:
             raise AudioError(self.skipped[cut.path])
@@ -109,24 +128,15 @@ class Crops:
         """Files that could not be read so far, and why."""
         return self.store.skipped | (self.noise.skipped if self.noise else {})
 
-    def batch(self, step: int) -> dict[str, torch.Tensor | int]:
+    def batch(self, step: int) -> Batch:
         """The batch of this step."""
         rows = [self._row(step, row) for row in self.mine]
         stacked = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
         return {**stacked, "step": step}
 
-    def stream(self, step: int = 0) -> Iterator[dict[str, torch.Tensor | int]]:
-        """The batches from `step` on, made ahead of time by as many threads as help."""
-        threads = min(4, os.cpu_count() or 1)
-        pool = ThreadPoolExecutor(threads, "crops")
-        try:
-            ahead = deque(pool.submit(self.batch, step + i) for i in range(2 * threads))
-            while True:
-                step += 1
-                yield ahead.popleft().result()
-                ahead.append(pool.submit(self.batch, step + 2 * threads - 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    def stream(self, step: int = 0) -> Iterator[Batch]:
+        """The batches from `step` on, made ahead of time."""
+        return ahead(self.batch, step)
 
     def _row(self, step: int, row: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((self.seed, step, row))

@@ -1,4 +1,4 @@
-"""HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units (Hsu et al. 2021, 2106.07447).
+"""HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units (2106.07447).
 
 The encoder of wav2vec 2.0 (`nn/encoder.py`, §II-A), and for pre-training (§II-B) one projection and one table of unit
 embeddings for each set of labels: the probability of a unit is a softmax over cosines, divided by 0.1 (eq. 3).
@@ -27,12 +27,13 @@ class Config(EncoderConfig):
 
 
 class Predicted(NamedTuple):
-    """Sums over the masked frames: cross-entropy in nats, correct predictions, by set of labels; how many frames."""
+    """Sums over some frames, by set of labels: cross-entropy in nats, correct predictions; the number of those frames;
+    how often each unit of the first set was predicted."""
 
     loss: Float[Tensor, "set"]
     correct: Float[Tensor, "set"]
     count: Int[Tensor, ""]
-    penalty: Float[Tensor, ""]
+    said: Float[Tensor, "class"]
 
 
 class Hubert(SpeechEncoder, Pretrained):
@@ -46,31 +47,31 @@ class Hubert(SpeechEncoder, Pretrained):
         super().__init__(config)
         if config.classes:
             self.final_proj = nn.Linear(config.width, config.dim * len(config.classes))
-            self.label_embs_concat = nn.Parameter(torch.rand(sum(config.classes), config.dim))
+            # fairseq draws from [0, 1): vectors that all point one way, which cosines cannot tell apart for long
+            self.label_embs_concat = nn.Parameter(torch.randn(sum(config.classes), config.dim))
 
     def logits(self, x: Float[Tensor, "frame width"]) -> list[Float[Tensor, "frame class"]]:
         """Of each set of labels (eq. 3): cosines over 0.1, in single precision."""
         parts = self.final_proj(x).float().chunk(len(self.config.classes), -1)
         tables = self.label_embs_concat.float().split(list(self.config.classes))
-        return [F.normalize(a, dim=-1) @ F.normalize(e, dim=-1).T / TEMPERATURE for a, e in zip(parts, tables)]
+        pairs = zip(parts, tables, strict=True)
+        return [F.normalize(a, dim=-1) @ F.normalize(e, dim=-1).T / TEMPERATURE for a, e in pairs]
 
-    def pretrain(
+    def predict(
         self,
-        wave: Float[Tensor, "batch samples"],
+        x: Float[Tensor, "batch frame width"],
         labels: Int[Tensor, "batch set frame"],
-        mask: Bool[Tensor, "batch frame"],
-        lengths: Int[Tensor, "batch"] | None = None,
+        where: Bool[Tensor, "batch frame"],
     ) -> Predicted:
-        """Predict the units of masked frames (eq. 2, alpha = 1)."""
-        out = self(wave, lengths, mask)
-        if out.valid is not None:
-            mask = mask & out.valid
-        with torch.autocast(wave.device.type, enabled=False):
-            logits = self.logits(out.x[mask].float())
-            targets = labels.transpose(0, 1)[:, mask]
-            loss = torch.stack([F.cross_entropy(a, b, reduction="sum") for a, b in zip(logits, targets)])
-            correct = torch.stack([(a.argmax(1) == b).float().sum() for a, b in zip(logits, targets)])
-        return Predicted(loss, correct, mask.sum(), out.penalty)
+        """How well the units of the frames `where` follow from the encoder's output (eq. 2)."""
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.logits(x[where].float())
+            targets = labels.transpose(0, 1)[:, where]
+            loss = [F.cross_entropy(a, b, reduction="sum") for a, b in zip(logits, targets, strict=True)]
+            best = [a.argmax(1) for a in logits]
+            correct = [(a == b).float().sum() for a, b in zip(best, targets, strict=True)]
+        said = torch.bincount(best[0], minlength=self.config.classes[0]).float()
+        return Predicted(torch.stack(loss), torch.stack(correct), where.sum(), said)
 
 
 def base() -> Hubert:

@@ -1,4 +1,4 @@
-"""The encoder of wav2vec 2.0 and HuBERT: waveform -> convolutions -> (mask) -> transformer (2006.11477 §2, 2106.07447 §II).
+"""The encoder of wav2vec 2.0 (2006.11477 §2) and HuBERT (2106.07447 §II): waveform -> convolutions -> transformer.
 
 One encoder with explicit switches, since three kinds of "LARGE" are in the wild. Names of parameters are those of
 Hugging Face's files. Unlike its peers it is length-aware: features of a padded batch equal those of each row alone.
@@ -216,7 +216,8 @@ class SpeechEncoder(nn.Module):
             raise EncoderError(f"layer must be 0 to {self.config.layers}, got {layer}")
         if lengths is not None and wave.device.type == "cpu" and self.config.padding == "exact" and len(wave) > 1:
             # one by one: nothing is spent on padding, and a CPU is busy with a single row
-            rows = [self.features(row[None, :n], None, layer, final_norm)[0] for row, n in zip(wave, lengths.tolist())]
+            pairs = zip(wave, lengths.tolist(), strict=True)
+            rows = [self.features(row[None, :n], None, layer, final_norm)[0] for row, n in pairs]
             return nn.utils.rnn.pad_sequence(rows, batch_first=True)
         out = self(wave, lengths, layer=self.config.layers if layer is None else layer)
         last = self.config.ln_position == "pre" and (layer is None if final_norm is None else final_norm)

@@ -1,6 +1,10 @@
-"""`run`: train a system by a recipe. The parts: a Task (what to learn), Crops (from what), `fit` (how)."""
+"""`run`: train a system by a recipe. The parts: a Task (what to learn), data (from what), `fit` (how).
 
-from dataclasses import field, make_dataclass
+A system's own file in this room has its Recipe, its Task, and `prepare`, which makes task and data of a recipe.
+"""
+
+from dataclasses import field, fields, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +12,7 @@ import torch
 
 from senone import config as configs
 from senone import hub
-from senone.data.loader import Crops, Store
-from senone.data.manifest import read
-from senone.train import parallel
+from senone.train import codec, ctc, hubert, parallel, wav2vec2
 from senone.train.codec import CodecRecipe, CodecTask
 from senone.train.loop import fit
 from senone.train.task import Recipe, Task, TrainError
@@ -19,12 +21,25 @@ __all__ = ["CodecRecipe", "CodecTask", "Recipe", "Task", "TrainError", "fit", "r
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SYSTEMS = hub.Registry(
-    "system", {"soundstream": "senone.models.soundstream:SoundStream", "spectral": "senone.models.spectral:Spectral"}
+    "system",
+    {
+        "ctc": "senone.models.ctc:Recogniser",
+        "hubert": "senone.models.hubert:Hubert",
+        "soundstream": "senone.models.soundstream:SoundStream",
+        "spectral": "senone.models.spectral:Spectral",
+        "wav2vec2": "senone.models.wav2vec2:Wav2Vec2",
+    },
 )
+# what is not a codec: its recipe, and `prepare`
+OTHERS = {
+    "ctc": (ctc.CTCRecipe, ctc.prepare),
+    "hubert": (hubert.HubertRecipe, hubert.prepare),
+    "wav2vec2": (wav2vec2.Wav2Vec2Recipe, wav2vec2.prepare),
+}
 
 
 def run(system: str, settings: list[str], out: str | Path) -> Path:
-    """Train `system` ("soundstream", "spectral", or a codec of your own, "file.py:Class"); the folder of the model.
+    """Train `system` (a name in SYSTEMS, or a codec of your own, "file.py:Class"); the folder of the model.
 
     settings: `data=FOLDER_OR_MANIFEST`, `recipe=NAME_OR_FILE.yaml`, and any key of the recipe, such as `model.levels=4`
     or `optim.generator.lr=1e-4`. The same call on the same `out` goes on where it stopped. Raises SenoneError naming
@@ -37,33 +52,22 @@ def run(system: str, settings: list[str], out: str | Path) -> Path:
     parallel.start()
     try:
         torch.manual_seed(recipe.seed)
-        model = kind(recipe.model) if hasattr(kind, "Config") else kind()
-        task = CodecTask(model, recipe)
-        noise = Store(read(recipe.noise), model.sample_rate, recipe.memory * 1e9 / 4) if recipe.noise else None
-        data = Crops(
-            Store(read(recipe.data), model.sample_rate, recipe.memory * 1e9),
-            round(recipe.crop * model.sample_rate),
-            max(1, round(recipe.batch / recipe.crop)),
-            gain=recipe.gain,
-            noise=noise,
-            noisy=recipe.noisy,
-            seed=recipe.seed,
-            rank=parallel.rank(),
-            world=parallel.world(),
-        )
+        _, prepare = OTHERS.get(system, (None, partial(codec.prepare, kind)))
+        task, data = prepare(recipe)
         return fit(task, data, recipe, out)
     finally:
         parallel.stop()
 
 
 def recipe_for(system: str, kind: type, settings: list[str]) -> Any:
-    """The recipe with the model's own Config as its table `model`: defaults, then the recipe's file, then settings."""
+    """The recipe: defaults, then the recipe's file, then settings. Its table `model` is the model's own Config, unless
+    the system says what to change of another model."""
     named = [setting.removeprefix("recipe=") for setting in settings if setting.startswith("recipe=")]
     rest = [setting for setting in settings if not setting.startswith("recipe=")]
-    fields: list[Any] = []
-    if hasattr(kind, "Config"):
-        fields = [("model", kind.Config, field(default_factory=kind.Config))]
-    whole = make_dataclass("Recipe", fields, bases=(CodecRecipe,), frozen=True)
+    whole, _ = OTHERS.get(system, (CodecRecipe, None))
+    if hasattr(kind, "Config") and "model" not in [each.name for each in fields(whole)]:
+        model: list[Any] = [("model", kind.Config, field(default_factory=kind.Config))]
+        whole = make_dataclass("Recipe", model, bases=(whole,), frozen=True)
     values = configs.to_dict(whole())
     for name in named:
         values = _merge(values, configs.read_yaml(_file(system, name)))

@@ -2,16 +2,19 @@
 
 import inspect
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from senone.audio import Audio
+from senone.data.loader import Crops, Store
+from senone.data.manifest import read
 from senone.loss import adversarial, spectral
 from senone.nn.discriminator import Judgement, STFTDiscriminator, WaveDiscriminator
 from senone.tokenizer import AudioTokenizer, Output
+from senone.train import parallel
 from senone.train.optim import Optimiser
 from senone.train.task import Batch, Recipe, TrainError
 
@@ -57,6 +60,26 @@ class CodecRecipe(Recipe):
     weights: dict[str, float] = field(
         default_factory=lambda: {"mel": 1.0, "stft": 1.0, "wave": 0.0, "commit": 1.0, "adv": 1.0, "feat": 2.0}
     )
+
+
+def prepare(kind: Any, recipe: Any) -> tuple["CodecTask", Crops]:
+    """The task and the data of a recipe whose table `model`, if `kind` has a Config, is one. Raises TrainError or
+    DataError naming what is wrong."""
+    model = kind(recipe.model) if hasattr(kind, "Config") else kind()
+    task = CodecTask(model, recipe)
+    noise = Store(read(recipe.noise), model.sample_rate, recipe.memory * 1e9 / 4) if recipe.noise else None
+    data = Crops(
+        Store(read(recipe.data), model.sample_rate, recipe.memory * 1e9),
+        round(recipe.crop * model.sample_rate),
+        max(1, round(recipe.batch / recipe.crop)),
+        gain=recipe.gain,
+        noise=noise,
+        noisy=recipe.noisy,
+        seed=recipe.seed,
+        rank=parallel.rank(),
+        world=parallel.world(),
+    )
+    return task, data
 
 
 class Discriminators(nn.Module):

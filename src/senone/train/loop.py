@@ -127,7 +127,7 @@ def _step(
         optim.zero_grad(set_to_none=True)
         total.backward()
         parallel.mean_gradients(module)
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), rule.clip)
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), rule.clip or float("inf"))
         for group in optim.param_groups:
             group["lr"] = rule.rate(run.step, recipe.steps, run.moves[name])
         optim.step()

@@ -41,6 +41,11 @@ def mean(x: Tensor) -> Tensor:
     return x
 
 
+def total(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes."""
+    return mean(x) * world()
+
+
 def mean_gradients(module: nn.Module) -> None:
     """Average the gradients over all processes, in one message."""
     if world() > 1:
