@@ -64,6 +64,7 @@ MODELS = Registry(
         "senone_soundstream": "senone.models.soundstream:SoundStream",
         "senone_spectral": "senone.models.spectral:Spectral",
         "senone_units": "senone.models.units:Units",
+        "senone_w2vbert": "senone.models.w2vbert:W2vBert",
         "senone_wav2vec2": "senone.models.wav2vec2:Wav2Vec2",
     },
 )
@@ -87,6 +88,7 @@ PRESETS = Registry(
         "hubert-xlarge": "senone.models.hubert:xlarge",
         "soundstream-24k": "senone.models.soundstream:paper_24k",
         "soundstream-16k": "senone.models.soundstream:paper_16k",
+        "w2v-bert-2": "senone.models.w2vbert:w2vbert_2",
         "wav2vec2-base": "senone.models.wav2vec2:base",
         "wav2vec2-large-ls960": "senone.models.wav2vec2:large_ls960",
         "wav2vec2-large-lv60": "senone.models.wav2vec2:large_lv60",
@@ -276,7 +278,7 @@ def _download(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        files = ["*config.json", "vocab.json", "model*.safetensors*"]
+        files = ["*config.json", "vocab.json", "added_tokens.json", "model*.safetensors*"]
         folder = Path(snapshot_download(repository, allow_patterns=files))
         if not any(folder.glob("*.safetensors")):  # an old repository, with pickles: read by `senone.interop` alone
             folder = Path(snapshot_download(repository, allow_patterns=[*files, "pytorch_model*.bin*"]))
