@@ -107,3 +107,9 @@ def test_what_a_user_can_get_wrong(senone, model, clips, tmp_path):
     (model / "config.json").write_text(json.dumps(config | {"clusters": 13}))
     refused("units", clips, "-m", model, "-o", "-", says="the config says (13, 39)")
     assert not (tmp_path / "no").exists()
+
+
+def test_both_verbs_have_examples(senone):
+    for verb in ("kmeans", "units"):
+        code, out, _ = senone(verb, "--help")
+        assert code == 0 and f"senone {verb} " in out.decode().split("Examples:")[1]
