@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from senone.ctc import Beam, CTCError, Hypothesis, spell
+from senone.ctc import CTCError, Hypothesis, spell
 from senone.ctc.align import Word, align, words
 from senone.ctc.beam import greedy
 from senone.ctc.tune import Tuned, cer, edits, tune, wer
@@ -146,7 +146,3 @@ def test_the_tuner_answers_with_what_was_decoded():
 
     assert tune(decode, ["A B"], start=(1.0, 0.0), rounds=2) == Tuned(1.0, 0.0, 0.5)
     assert len(calls) == 2
-
-
-def test_beam_is_a_value():
-    assert Beam(size=10) == Beam(10) and hash(Beam(10)) == hash(Beam(10))

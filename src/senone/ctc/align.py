@@ -53,9 +53,10 @@ def align(log_probs: Tensor | NDArray[Any], tokens: tuple[int, ...], vocab: tupl
 
     def step(score: NDArray[np.float64], frame: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
         """By how many states the best path moves into each, and its score there."""
-        best = np.full((3, len(labels)), -np.inf)
-        best[0], best[1, 1:], best[2, 2:] = score, score[:-1], np.where(skips[2:], score[:-2], -np.inf)
-        return best.argmax(0).astype(np.int8), best.max(0) + frame[labels]
+        ahead, jump = np.full((2, len(labels)), -np.inf)
+        ahead[1:], jump[2:] = score[:-1], np.where(skips[2:], score[:-2], -np.inf)
+        near = np.maximum(score, ahead)
+        return np.where(jump > near, np.int8(2), (ahead > score).view(np.int8)), np.maximum(near, jump) + frame[labels]
 
     score = np.full(len(labels), -np.inf)
     score[0] = 0.0  # before the first frame: at the leading blank, or moving on from it
