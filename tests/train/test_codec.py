@@ -231,5 +231,5 @@ def test_recipes_are_short_and_fit(path):
     changed = configs.read_yaml(path)
     same = [key for key, value in changed.items() if configs.to_dict(recipe)[key] == configs.to_dict(plain)[key]]
     assert not same, f"{same} repeat the defaults"
-    with pytest.raises(ConfigError, match="model.levels"):
-        recipe_for(system, kind, [f"recipe={name}", "model.levels=many"])
+    with pytest.raises(ConfigError, match="batch"):
+        recipe_for(system, kind, [f"recipe={name}", "batch=many"])

@@ -61,8 +61,8 @@ class Buckets:
         middle = self._draw(rng, 0, len(self.order))
         near = self._rows(middle) * NEIGHBOURS // 2
         first, end = max(0, middle - near), min(len(self.order), middle + near + 1)
-        rows = self._rows(first)
-        picked = [self._draw(rng, first, end) for _ in range(rows)]
+        picked = [self._draw(rng, first, end) for _ in range(self._rows(first))]
+        rows = self._rows(min(picked))  # of the recordings drawn, not of all that might have been
         shortest = round(min(self.longest, min(self.lengths[picked])) * self.store.rate)
         samples = (shortest - self.reach) // self.hop * self.hop + self.reach
         share = range(self.rank * rows // self.world, (self.rank + 1) * rows // self.world)

@@ -80,7 +80,7 @@ class ConvLayer(nn.Module):
         self, x: Float[Tensor, "batch in time"], lengths: Int[Tensor, "batch"] | None
     ) -> Float[Tensor, "batch out frame"]:
         """`lengths`: frames of each row that the GroupNorm shall count; None for all."""
-        x = conv(x, self.conv.weight, self.conv.bias, self.conv.stride[0])
+        x = self._conv(x)
         if self.norm == "layer":
             x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
         elif self.norm and lengths is None:
@@ -88,6 +88,15 @@ class ConvLayer(nn.Module):
         elif self.norm:
             x = _group_norm(x, lengths, self.layer_norm.weight, self.layer_norm.bias)  # type: ignore[arg-type]
         return F.gelu(x)
+
+
+    def _conv(self, x: Tensor) -> Tensor:
+        weight, bias, stride = self.conv.weight, self.conv.bias, self.conv.stride[0]
+        if x.shape[1] == 1 and x.device.type == "cpu":  # a matrix product: twice as fast as oneDNN
+            y = weight[:, 0] @ x[:, 0].unfold(1, weight.shape[2], stride).transpose(1, 2)
+            return y if bias is None else y + bias[:, None]
+        # a LayerNorm wants the channels last in memory, a GroupNorm is four times slower on them
+        return conv(x, weight, bias, stride) if self.norm == "layer" else self.conv(x)
 
 
 class ConvFeatures(nn.Module):
@@ -182,9 +191,10 @@ class SpeechEncoder(nn.Module):
             lengths = None
         if self.config.wav_norm != "none":
             wave = _normalise(wave, lengths, 1e-5 if self.config.wav_norm == "fairseq" else 1e-7)
-        z = self.feature_extractor(wave, lengths if self.config.padding == "exact" else None)
-        if self.training and self.config.feature_grad != 1:
-            z = _scale_gradient(z, self.config.feature_grad)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.feature_grad != 0):
+            z = self.feature_extractor(wave, lengths if self.config.padding == "exact" else None)
+        if self.training and self.config.feature_grad not in (0, 1):
+            z = z * self.config.feature_grad + z.detach() * (1 - self.config.feature_grad)  # scales the gradient only
         z = z.transpose(1, 2)
         valid = None
         if lengths is not None:
@@ -244,10 +254,6 @@ def _normalise(wave: Tensor, lengths: Tensor | None, eps: float) -> Tensor:
     count = lengths[:, None].to(wave)
     wave = (wave - wave.where(valid, 0.0).sum(1, keepdim=True) / count).where(valid, 0.0)
     return wave * (wave.square().sum(1, keepdim=True) / count + eps).rsqrt()
-
-
-def _scale_gradient(x: Tensor, scale: float) -> Tensor:
-    return x * scale + x.detach() * (1 - scale) if scale else x.detach()
 
 
 def _penalty(z: Tensor, valid: Tensor | None) -> Tensor:
