@@ -10,7 +10,9 @@ import senone
 HEAVY = ("torch", "numpy", "soundfile", "safetensors", "huggingface_hub", "hypothesis")
 
 AUDIO_TOKENIZER = {
-    "analyse", "synthesise", "quantizer", "causal", "context", "block", "delay", "exact", "sample_rate", "hop",  # the author's
+    # the author's
+    "analyse", "synthesise", "quantizer", "causal", "context", "block", "delay", "exact", "sample_rate", "hop",
+    # and what follows
     "encode", "decode", "stream", "resume", "spec", "decodes", "latency", "flush", "levels_for", "config",
     "from_pretrained", "save_pretrained", "push_to_hub", "Config", "model_type", "forward",
 }  # fmt: skip

@@ -1,0 +1,215 @@
+"""Verbs that turn sound into tokens and back: encode, decode, resynth, info."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from senone.cli.shared import Model, app, bar, examples, load
+from senone.errors import SenoneError
+
+if TYPE_CHECKING:
+    from senone.bitstream import Reader
+    from senone.codes import Codes
+    from senone.tokenizer import AudioTokenizer
+
+DEFAULT = "spectral-mini"
+BLOCK = 1.0  # seconds coded at once
+Levels = Annotated[int | None, typer.Option(help="Use the first K levels only: fewer bits.", metavar="K")]
+Kbps = Annotated[float | None, typer.Option(help="Use as many levels as fit into B kb/s.", metavar="B")]
+Denoise = Annotated[bool, typer.Option("--denoise", help="Take the noise out, with a model that has learnt to.")]
+
+
+@app.command(
+    epilog=examples(
+        "senone encode in.wav -o out.sno --kbps 1.2",
+        "senone encode talk.mp3 -o talk.sno --levels 2 --entropy",
+        "sox in.wav -t wav - | senone encode - -o - > out.sno",
+    )
+)
+def encode(
+    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The .sno file to write; - for standard output.")],
+    model: Model = DEFAULT,
+    levels: Levels = None,
+    kbps: Kbps = None,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Range code it: 5 to 14 % smaller, slower.")] = False,
+    denoise: Denoise = False,
+) -> None:
+    """Turn a recording into tokens."""
+    from senone.bitstream import Writer
+
+    tokenizer = load(model)
+    count = _count(tokenizer, levels, kbps)
+    with Writer(out, tokenizer.spec, count, entropy) as writer, _progress("encode", source) as advance:
+        for codes in _encoded(tokenizer, source, count, denoise):
+            writer.write(codes)
+            advance(codes)
+
+
+@app.command(epilog=examples("senone decode in.sno -o out.wav", "senone decode - -o - < in.sno | aplay"))
+def decode(
+    source: Annotated[str, typer.Argument(help="A .sno file; - for standard input.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    model: Model = DEFAULT,
+) -> None:
+    """Turn tokens back into sound.
+
+    A damaged file is decoded up to its last whole block; a sentence says what is lost, and the exit status is 2.
+    """
+    from senone.bitstream import read
+
+    with read(source) as reader:
+        tokenizer = load(model)
+        reader.accept(tokenizer.spec)
+        with _progress("decode") as advance:
+            _write(out, tokenizer, _heard(reader, advance))
+        _report(reader)
+
+
+@app.command(
+    epilog=examples(
+        "senone resynth in.wav out.wav --levels 2",
+        "senone resynth noisy.wav clean.flac --denoise --model soundstream-mini",
+    )
+)
+def resynth(
+    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
+    out: Annotated[str, typer.Argument(help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    model: Model = DEFAULT,
+    levels: Levels = None,
+    kbps: Kbps = None,
+    denoise: Denoise = False,
+) -> None:
+    """Hear a recording as its tokens: encode and decode in one step."""
+    tokenizer = load(model)
+    count = _count(tokenizer, levels, kbps)
+    with _progress("resynth", source) as advance:
+        _write(out, tokenizer, _heard(_encoded(tokenizer, source, count, denoise), advance))
+
+
+@app.command(epilog=examples("senone info spectral-mini", "senone info out.sno"))
+def info(name: Annotated[str, typer.Argument(help="A model, as for --model, or a .sno file; - for standard input.")]):
+    """Say what a model or a file of tokens is: sizes, rates, latency, fingerprint."""
+    file = name == "-" or name.endswith(".sno") or Path(name).is_file()
+    for key, value in _file_facts(name) if file else _model_facts(name):
+        print(f"{key:<12} {value}")
+
+
+def _count(tokenizer: "AudioTokenizer", levels: int | None, kbps: float | None) -> int:
+    if levels is not None and kbps is not None:
+        raise SenoneError("give --levels or --kbps, not both")
+    return tokenizer.levels_for(levels, kbps)
+
+
+def _encoded(tokenizer: "AudioTokenizer", source: str, levels: int, denoise: bool) -> Iterator["Codes"]:
+    from senone.audio import blocks
+
+    stream, conditions = tokenizer.stream(levels=levels), {"denoise": True} if denoise else {}
+    for wave, last in _ends(blocks(source, tokenizer.sample_rate, BLOCK)):
+        yield stream.encode(wave, last, **conditions)
+
+
+def _write(out: str, tokenizer: "AudioTokenizer", pieces: Iterable["Codes"]) -> None:
+    """Decode and write. Pieces are cut anew, so that sound does not depend on them to the last bit."""
+    from senone.audio import Writer
+
+    parts = _ends(_regrouped(pieces, max(1, round(BLOCK * tokenizer.spec.frame_rate))))
+    first = next(parts, None)  # before a file is begun that stays empty
+    if first is None:
+        return
+    stream = tokenizer.stream()
+    with Writer(out, tokenizer.sample_rate) as writer:
+        while first is not None:
+            writer.write(stream.decode(*first).wave)
+            first = next(parts, None)
+
+
+def _regrouped(pieces: Iterable["Codes"], frames: int) -> Iterator["Codes"]:
+    """The same codes, `frames` at once."""
+    from senone.codes import concat
+
+    held: list[Codes] = []
+    for piece in pieces:
+        held = [concat([*held, piece])]
+        while held[0].data.shape[2] > frames:
+            head, tail = _cut(held[0], frames)
+            yield head
+            held = [tail]
+    yield from held
+
+
+def _cut(codes: "Codes", frames: int) -> tuple["Codes", "Codes"]:
+    from senone.codes import Codes
+
+    samples = codes.samples.new_tensor([frames * codes.spec.hop])
+    head = Codes(codes.data[:, :, :frames], samples, codes.spec)
+    return head, Codes(codes.data[:, :, frames:], codes.samples - samples, codes.spec)
+
+
+def _heard(pieces: Iterable["Codes"], advance: Callable[["Codes"], None]) -> Iterator["Codes"]:
+    for codes in pieces:
+        yield codes
+        advance(codes)
+
+
+def _ends(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Each item, and whether it is the last."""
+    rest = iter(items)
+    for held in rest:
+        for item in rest:
+            yield held, False
+            held = item
+        yield held, True
+
+
+def _report(reader: "Reader") -> None:
+    if reader.lost:
+        raise SenoneError(reader.lost)
+
+
+def _model_facts(name: str) -> Iterator[tuple[str, Any]]:
+    tokenizer = load(name)
+    spec = tokenizer.spec
+    yield "model", f"{name} ({type(tokenizer).__name__})"
+    yield "parameters", f"{sum(weight.numel() for weight in tokenizer.parameters()):,}"
+    yield from _spec_facts(spec)
+    for level in range(1, len(spec.sizes) + 1):
+        rate = type(spec)(spec.sample_rate, spec.hop, spec.sizes[:level], "").bitrate
+        yield f"--levels {level}", f"{rate / 1000:g} kb/s"
+    end = "" if tokenizer.decodes else "; no decoder"
+    yield "latency", f"{1000 * tokenizer.latency:g} ms, computing time aside{end}"
+
+
+def _file_facts(name: str) -> Iterator[tuple[str, Any]]:
+    from senone.bitstream import read
+
+    with read(name) as reader:
+        for _ in reader:
+            pass
+        seconds = reader.samples / reader.spec.sample_rate
+        yield "file", reader.path
+        yield from _spec_facts(reader.spec)
+        kind = "range coded" if reader.entropy else "packed"
+        yield "stored", f"{reader.levels} of {len(reader.spec.sizes)} levels, {kind}, {reader.blocks} blocks"
+        yield "length", f"{reader.samples} samples, {seconds:.2f} s"
+        yield "size", f"{reader.bytes} bytes, {reader.bytes / 125 / max(seconds, 1e-9):.3g} kb/s"
+        _report(reader)
+
+
+def _spec_facts(spec: Any) -> Iterator[tuple[str, Any]]:
+    yield "sample rate", f"{spec.sample_rate} Hz"
+    yield "frames", f"{float(spec.frame_rate):g} a second, of {spec.hop} samples"
+    yield "sizes", " ".join(map(str, spec.sizes))
+    yield "fingerprint", spec.fingerprint
+
+
+@contextmanager
+def _progress(verb: str, source: str | None = None) -> Iterator[Callable[["Codes"], None]]:
+    """A bar that is moved by codes."""
+    from senone.audio import duration
+
+    with bar(verb, duration(source) if source else None) as advance:
+        yield lambda codes: advance(int(codes.samples[0]) / codes.spec.sample_rate)
