@@ -77,19 +77,19 @@ def players(out):
 
 
 def test_it_learns_and_loads(beeps, tmp_path):
-    model = senone.load(train(beeps, tmp_path, ["steps=60", "listen=20"]))
+    model = senone.load(train(beeps, tmp_path, ["steps=60", "weights.unmasked=0.5"]))
     rows = log(tmp_path)
     assert rows[0]["bits"] > 2 and np.mean([row["bits"] for row in rows[-10:]]) < 1.7
     assert np.mean([row["accuracy"] for row in rows[-10:]]) > 0.4
-    for i, row in enumerate(rows):
+    for row in rows:
         assert row["masked"] == pytest.approx(row["bits"] * np.log(2), rel=1e-5)
-        assert ("unmasked" in row) == (i < 20) and 1 <= row["perplexity"] <= 4.001
+        assert 0 < row["unmasked"] < 5 and 1 <= row["perplexity"] <= 4.001
     assert model.config.classes == (4,) and model.features(torch.randn(1, 4000), layer=1).shape == (1, 12, 16)
 
 
 def test_a_stopped_run_goes_on_to_the_bit(beeps, tmp_path):
     """With dropout and LayerDrop, whose draws are functions of the step as all others are."""
-    more = [*(f"model.{name}=0.2" for name in CALM), "save_minutes=0", "listen=3"]
+    more = [*(f"model.{name}=0.2" for name in CALM), "save_minutes=0"]
     train(beeps, tmp_path / "whole", more)
     train(beeps, tmp_path / "stopped", more, until=5)
     assert len(log(tmp_path / "stopped")) == 5
@@ -100,12 +100,12 @@ def test_a_stopped_run_goes_on_to_the_bit(beeps, tmp_path):
 
 def test_two_processes_equal_one(beeps, tmp_path):
     """Crops, masks and the division by masked frames do not depend on who computes which row."""
-    train(beeps, tmp_path / "one", ["listen=4"])
+    train(beeps, tmp_path / "one", ["weights.unmasked=1"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    call = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), beeps, tmp_path / "two", "listen=4"]
+    call = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), beeps, tmp_path / "two", "weights.unmasked=1"]
     ranks = [subprocess.Popen(call, env=group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
     assert [process.wait(300) for process in ranks] == [0, 0]
     for a, b in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
@@ -157,6 +157,24 @@ def test_guards_stop_with_a_diagnosis(beeps, seen, said):
         task._guard(good | seen)
 
 
+def test_the_mini_net_starts_as_a_filter_bank():
+    """Its first layer passes bands that rise on a mel scale; cosine and sine of a band, summed, tell its loudness."""
+    from senone.models.hubert import Hubert
+
+    model = Hubert(recipe_for("hubert", Hubert, ["recipe=mini"]).model)
+    assert 5e6 < sum(value.numel() for value in model.parameters()) < 10e6 and model.hop == 320
+    first = model.feature_extractor.conv_layers[0].conv.weight[:, 0]
+    peaks = torch.fft.rfft(first, 4096).abs().argmax(1) * 16000 / 4096
+    assert (peaks[2::2] >= peaks[:-2:2]).all() and peaks[0] < 150 and 7000 < peaks[-2] < 7900
+    assert torch.allclose(first.norm(dim=1), torch.ones(len(first)), atol=1e-5)
+    time, loud = torch.arange(16000) / 16000, []
+    for hertz in (300.0, 2000.0):
+        tone = torch.sin(2 * torch.pi * hertz * time)[None, None]
+        y = torch.nn.functional.conv1d(tone, first[:, None], stride=10).square().mean(2)[0].view(-1, 2).sum(1)
+        loud.append(float(peaks[2 * int(y.argmax())]))
+    assert loud[0] == pytest.approx(300, rel=0.2) and loud[1] == pytest.approx(2000, rel=0.2)
+
+
 @pytest.mark.parametrize(("name", "preset"), [("base", base), ("large", large)])
 def test_recipes_are_the_papers(name, preset):
     from senone.models.hubert import Hubert
@@ -168,7 +186,8 @@ def test_recipes_are_the_papers(name, preset):
     encoder = recipe.optim["encoder"]
     assert recipe.batch / 3600 == pytest.approx(hours, abs=0.01) and recipe.steps == updates
     assert (encoder.lr, encoder.warmup, encoder.clip, encoder.schedule) == (rate, 32000, clip, "linear")
-    assert (recipe.mask_p, recipe.mask_length, recipe.crop, recipe.listen) == (0.08, 10, 15.625, 0)
+    assert (recipe.mask_p, recipe.mask_length, recipe.crop) == (0.08, 10, 15.625)
+    assert recipe.weights == {"masked": 1, "unmasked": 0, "penalty": 10}
     assert RECIPES.joinpath(f"hubert-{name}.yaml").exists()
 
 

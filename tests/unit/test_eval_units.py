@@ -162,7 +162,7 @@ def test_training_hears_nobody_who_is_measured(benchmark_units, data, tmp_path):
     assert not {cut.speaker for cut in cuts} & {"ls4406", "ls5652"} and {"ls4088", "ls8226"} <= {
         c.speaker for c in cuts
     }
-    assert cuts[0].path == str(Path(cuts[0].path).resolve()) and all(Path(cut.path).exists() for cut in cuts[::100])
+    assert Path(cuts[0].path).is_absolute() and all(Path(cut.path).exists() for cut in cuts[::100])
     kept_out = sum(cut.speaker in ("ls4406", "ls5652") for cut in read(data / benchmark_units.LIBRISPEECH, None))
     assert kept_out == len(benchmark_units.held_out())
 

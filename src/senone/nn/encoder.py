@@ -5,7 +5,7 @@ Hugging Face's files. Unlike its peers it is length-aware: features of a padded 
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import log1p, pi, prod
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from senone.errors import SenoneError
 from senone.nn.stream import conv
 from senone.nn.transformer import EPS, Transformer
+
+SHORT = 32  # samples, 2 ms: a first kernel within (the papers' have 10) cannot tell bands apart
 
 
 class EncoderError(SenoneError):
@@ -110,6 +112,8 @@ class ConvFeatures(nn.Module):
             ConvLayer(into[i], into[i + 1], config.kernels[i], config.strides[i], config.conv_bias, norms[i])
             for i in range(len(norms))
         )
+        if config.kernels[0] > SHORT:
+            _start_as_filter_bank(*(layer.conv for layer in self.conv_layers[:2]))  # type: ignore[misc]
 
     def forward(self, wave: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None) -> Tensor:
         x = wave[:, None]
@@ -233,6 +237,29 @@ class SpeechEncoder(nn.Module):
         last = self.config.ln_position == "pre" and (layer is None if final_norm is None else final_norm)
         x = self.encoder.layer_norm(out.x) if last else out.x
         return x if out.valid is None else x.where(out.valid[:, :, None], 0.0)
+
+
+@torch.no_grad()
+def _start_as_filter_bank(first: nn.Conv1d, second: nn.Conv1d) -> None:
+    """Begin with band-pass filters, a cosine and a sine for each of the bands on a mel scale (60 to 7600 Hz), whose
+    rectified outputs the next layer sums and smooths: a spectrum's envelope, which random filters take hours to find.
+    """
+    size, bands = first.kernel_size[0], min(first.out_channels // 2, second.out_channels)
+    low, high = (log1p(edge / 700) for edge in (60, 7600))
+    hertz = 700 * torch.expm1(torch.linspace(low, high, bands))
+    time = (torch.arange(size) - (size - 1) / 2) / SpeechEncoder.sample_rate
+    width = (1 / (2 * pi * (0.12 * hertz).clamp(min=60))).clamp(max=size / 4 / SpeechEncoder.sample_rate)
+    window = torch.exp(-0.5 * (time / width[:, None]) ** 2)
+    angle = 2 * pi * hertz[:, None] * time
+    for phase, turned in enumerate((angle.cos(), -angle.sin())):
+        wave = window * turned
+        wave = wave - window * (wave.sum(1) / window.sum(1))[:, None]
+        first.weight[phase : 2 * bands : 2, 0] = F.normalize(wave, dim=1)
+    smooth = torch.hann_window(second.kernel_size[0] + 2)[1:-1]
+    second.weight.mul_(0.3)
+    band = torch.arange(bands)
+    for phase in (0, 1):
+        second.weight[band, 2 * band + phase] += smooth / smooth.sum()
 
 
 def _group_norm(x: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -25,24 +25,24 @@ SETTLED = 500  # steps after which a guard may speak
 @dataclass(frozen=True)
 class HubertRecipe(Recipe):
     """What HuBERT adds: labels, the files that `senone units` wrote (separated by commas, one for each set); mask_p,
-    the share of frames where a masked span starts, and its mask_length in frames. crop: the longest. listen: steps at
-    the start in which unmasked frames count as much (alpha = 0.5): the convolutions learn to hear, which masked frames
-    alone did not teach them in any time that one core has (docs/log.md)."""
+    the share of frames where a masked span starts, and its mask_length in frames. crop: the longest.
+
+    weights.unmasked is alpha's other side (eq. 1): 0 in the paper; a run of hours on one core learns to hear by it.
+    """
 
     labels: str = ""
     mask_p: float = 0.08
     mask_length: int = 10
-    listen: int = 0
     crop: float = 15.625
     gain: float = 0.0
     optim: dict[str, Optimiser] = field(
         default_factory=lambda: {"encoder": Optimiser(betas=(0.9, 0.98), eps=1e-6, decay=0.01, schedule="linear")}
     )
-    weights: dict[str, float] = field(default_factory=lambda: {"masked": 1.0, "penalty": 10.0})
+    weights: dict[str, float] = field(default_factory=lambda: {"masked": 1.0, "unmasked": 0.0, "penalty": 10.0})
 
 
 class HubertTask:
-    """Losses in nats a frame: masked, summed over the sets of labels; unmasked, at the start; penalty (of features)."""
+    """Losses in nats a frame: masked and unmasked, summed over the sets of labels; penalty (of features)."""
 
     def __init__(self, model: Hubert, recipe: HubertRecipe) -> None:
         for name in recipe.weights.keys() - {"masked", "unmasked", "penalty"}:
@@ -63,7 +63,7 @@ class HubertTask:
         self._sums = sums if self._sums is None else self._sums + sums
         self._said = out.said if self._said is None else self._said + out.said
         losses = {"masked": _mean(out), "penalty": encoded.penalty}
-        if batch["step"] < self.recipe.listen:
+        if self.recipe.weights.get("unmasked"):
             losses["unmasked"] = _mean(model.predict(encoded.x, batch["labels"], ~batch["mask"]))
         return losses
 
