@@ -81,7 +81,7 @@ def test_units_goes_on_and_says_what_it_leaves_out(senone, model, clips, tmp_pat
     done, again = [], []
     monkeypatch.setattr(units, "label", lambda cut, model: (again.append(cut.path), label(cut, model))[1])
     code, _, err = senone(*words)
-    assert code == 0 and "bad.wav is not audio that can be read" in err and "it is left out" in err
+    assert code == 2 and "bad.wav is not audio that can be read" in err and "it is left out" in err
     assert again == [str(name) for name in names[1:]] and "labels of 3 recordings" in err
     assert len(Labels.load(tmp_path / "x")) == 3 and not list(tmp_path.glob(".x*"))
 
@@ -113,3 +113,11 @@ def test_both_verbs_have_examples(senone):
     for verb in ("kmeans", "units"):
         code, out, _ = senone(verb, "--help")
         assert code == 0 and f"senone {verb} " in out.decode().split("Examples:")[1]
+
+
+def test_a_missing_file_is_named(senone, tmp_path):
+    clip = tmp_path / "clip.wav"
+    Audio(torch.randn(1, 16000), 16000).save(clip)
+    assert senone("kmeans", tmp_path, "-e", "mfcc", "--clusters", 4, "-o", tmp_path / "u")[0] == 0
+    code, _, err = senone("units", tmp_path / "nowhere.wav", "-m", tmp_path / "u", "-o", tmp_path / "x")
+    assert code == 2 and "nowhere.wav: No such file" in err and "Traceback" not in err

@@ -97,7 +97,10 @@ def units(
     model: Annotated[str, typer.Option("--model", "-m", help="A tokenizer of units, as `senone kmeans` makes them.")],
     out: Annotated[str, typer.Option("--out", "-o", help="The file of labels; - prints a line for each recording.")],
 ) -> None:
-    """Write the units of recordings: labels to train on. Stopped and called again, it goes on."""
+    """Write the units of recordings: labels to train on. Stopped and called again, it goes on.
+
+    A file that cannot be read is told of, the others go on, and the exit status is 2.
+    """
     from senone.data.labels import Provenance, Writer
     from senone.data.units import label, listed, write
 
@@ -112,6 +115,7 @@ def units(
             write(cuts, tokenizer, writer, heard)
         count = len(writer.done)
     say(f"labels of {count} recordings in {out}")
+    raise typer.Exit(2 if count < len(cuts) else 0)
 
 
 @app.command(
