@@ -241,6 +241,8 @@ def load(name: str | Path) -> Any:
         return FOREIGN.get(Path(text).suffix)(text)
     if text.count("/") == 1 and not text.startswith((".", "/")) and not Path(text.split("/")[0]).exists():
         return _from_folder(_download(text))
+    if Path(text).suffix in FOREIGN:
+        raise HubError(f"{text} does not exist")
     if "/" in text or Path(text).exists():
         raise HubError(f"'{text}' is not a model directory")
     raise HubError(unknown("model", text, names()))

@@ -7,20 +7,22 @@ import typer
 from senone.cli.shared import app, bar, examples, say
 from senone.errors import SenoneError
 
-RECOGNISER = "ctc-mini"
+Recogniser = Annotated[
+    str, typer.Option("--model", "-m", help="A directory, ours or Hugging Face's ...ForCTC, or org/repo.")
+]
 
 
 @app.command(
     epilog=examples(
-        "senone transcribe talk.mp3",
-        "senone transcribe *.wav --json > said.jsonl",
-        "senone transcribe film.wav --srt > film.srt",
-        "senone transcribe talk.wav --lm 4-gram.arpa.gz --beam 200",
+        "senone transcribe talk.mp3 -m facebook/hubert-large-ls960-ft",
+        "senone transcribe *.wav -m runs/ctc/model --json > said.jsonl",
+        "senone transcribe film.wav -m runs/ctc/model --srt > film.srt",
+        "senone transcribe talk.wav -m runs/ctc/model --lm 4-gram.arpa.gz --beam 200",
     )
 )
 def transcribe(
     files: Annotated[list[str], typer.Argument(help="Recordings of any format and length; - for standard input.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A bundled name, a directory, or org/repo.")] = RECOGNISER,
+    model: Recogniser,
     words: Annotated[bool, typer.Option("--words", help="A line a word: start, end (seconds), word.")] = False,
     srt: Annotated[bool, typer.Option("--srt", help="Subtitles, of one recording.")] = False,
     json: Annotated[bool, typer.Option("--json", help="A line a file: an object of file, text, words.")] = False,
@@ -57,11 +59,16 @@ def transcribe(
     raise typer.Exit(2 if failed else 0)
 
 
-@app.command(epilog=examples('senone align talk.wav "what was said"', "senone align talk.wav said.txt --json"))
+@app.command(
+    epilog=examples(
+        'senone align talk.wav "what was said" -m runs/ctc/model',
+        "senone align talk.wav said.txt -m runs/ctc/model --json",
+    )
+)
 def align(
     audio: Annotated[str, typer.Argument(help="A recording; - for standard input.")],
     text: Annotated[str, typer.Argument(help="What is said in it, or a file that holds that.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A bundled name, a directory, or org/repo.")] = RECOGNISER,
+    model: Recogniser,
     json: Annotated[bool, typer.Option("--json", help="One object: file, text, words.")] = False,
 ) -> None:
     """Say when each word of a known text is spoken: start, end (seconds), word."""
