@@ -102,7 +102,8 @@ def spell(text: str, vocab: tuple[str, ...]) -> tuple[int, ...]:
 
 def text_of(tokens: tuple[int, ...], vocab: tuple[str, ...]) -> str:
     """The words that tokens spell, one space between them."""
-    letters = (vocab[token] for token in tokens if token not in silent(vocab))
+    mute = silent(vocab)
+    letters = (vocab[token] for token in tokens if token not in mute)
     return " ".join("".join(letters).replace(BOUNDARY, " ").split())
 
 

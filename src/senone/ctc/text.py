@@ -32,5 +32,5 @@ def edits(truth: Sequence[Any], said: Sequence[Any]) -> int:
     for item in truth:
         best = row + 1
         best[1:] = np.minimum(best[1:], row[:-1] + (other != ids[item]))
-        row = np.minimum.accumulate(best - place) + place
+        row = np.minimum.accumulate(best - place) + place  # insertions, one after another, are a running minimum
     return int(row[-1])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from senone.ctc import CTCError, Hypothesis
+from senone.ctc.text import edits
 
 
 @dataclass(frozen=True)
@@ -15,18 +16,6 @@ class Tuned:
     lm_weight: float
     word_score: float
     wer: float
-
-
-def edits(truth: Sequence[str], said: Sequence[str]) -> int:
-    """Fewest insertions, deletions and substitutions that turn one into the other (Levenshtein 1966)."""
-    ids = {item: k for k, item in enumerate(dict.fromkeys([*truth, *said]))}
-    other, place = np.array([ids[item] for item in said], np.int64), np.arange(len(said) + 1)
-    row = place
-    for item in truth:
-        best = row + 1
-        best[1:] = np.minimum(best[1:], row[:-1] + (other != ids[item]))
-        row = np.minimum.accumulate(best - place) + place  # insertions, one after another, are a running minimum
-    return int(row[-1])
 
 
 def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:

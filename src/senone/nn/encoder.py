@@ -91,7 +91,6 @@ class ConvLayer(nn.Module):
             x = _group_norm(x, lengths, self.layer_norm.weight, self.layer_norm.bias)  # type: ignore[arg-type]
         return F.gelu(x)
 
-
     def _conv(self, x: Tensor) -> Tensor:
         weight, bias, stride = self.conv.weight, self.conv.bias, self.conv.stride[0]
         if x.shape[1] == 1 and x.device.type == "cpu":  # a matrix product: twice as fast as oneDNN
