@@ -263,12 +263,7 @@ def _start_as_filter_bank(first: nn.Conv1d, second: nn.Conv1d) -> None:
 
 def _group_norm(x: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GroupNorm with a group per channel, over the first `lengths` frames of each row, in single precision at least."""
-    y = x if x.dtype == torch.float64 else x.float()
-    valid = (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None]
-    count = lengths[:, None, None].to(y)
-    mean = y.where(valid, 0.0).sum(2, keepdim=True) / count
-    y = (y - mean).where(valid, 0.0)
-    y = y * (y.square().sum(2, keepdim=True) / count + EPS).rsqrt()
+    y = _standardised(x if x.dtype == torch.float64 else x.float(), lengths[:, None, None], EPS)
     return (y * weight[:, None] + bias[:, None]).to(x.dtype)
 
 
@@ -276,10 +271,14 @@ def _normalise(wave: Tensor, lengths: Tensor | None, eps: float) -> Tensor:
     """To mean 0 and variance 1 over each row, padding left out."""
     if lengths is None:
         return F.layer_norm(wave, wave.shape[1:], eps=eps)
-    valid = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]
-    count = lengths[:, None].to(wave)
-    wave = (wave - wave.where(valid, 0.0).sum(1, keepdim=True) / count).where(valid, 0.0)
-    return wave * (wave.square().sum(1, keepdim=True) / count + eps).rsqrt()
+    return _standardised(wave, lengths[:, None], eps)
+
+
+def _standardised(x: Tensor, lengths: Tensor, eps: float) -> Tensor:
+    """Mean 0 and variance 1 over the first `lengths` places of the last axis; 0 after them."""
+    valid, count = torch.arange(x.shape[-1], device=x.device) < lengths, lengths.to(x)
+    x = (x - x.where(valid, 0.0).sum(-1, keepdim=True) / count).where(valid, 0.0)
+    return x * (x.square().sum(-1, keepdim=True) / count + eps).rsqrt()
 
 
 def _penalty(z: Tensor, valid: Tensor | None) -> Tensor:
