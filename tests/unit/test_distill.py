@@ -33,9 +33,7 @@ def test_the_d_axis_loss_takes_a_cosine_along_time_for_each_dimension(pair):
 
 
 def test_the_t_axis_loss_takes_a_cosine_for_each_frame_and_the_distance(pair):
-    rows = [
-        (s, t) for a, b in zip(*(x[:, :5].tolist() for x in pair), strict=True) for s, t in zip(a, b, strict=True)
-    ]
+    rows = [(s, t) for a, b in zip(*(x[:, :5].tolist() for x in pair), strict=True) for s, t in zip(a, b, strict=True)]
     distance = sum(abs(x - y) for s, t in rows for x, y in zip(s, t, strict=True)) / (len(rows) * 3)
     expected = distance + 0.5 * penalty([cosine(s, t) for s, t in rows])
     assert distill.t_axis(*pair, share=0.5).item() == pytest.approx(expected, rel=1e-5)
