@@ -1,11 +1,17 @@
-"""Hinge adversarial and feature-matching losses (SoundStream §III-E, eq. 1 to 3), averaged over discriminators."""
+"""Adversarial and feature-matching losses (SoundStream §III-E, eq. 1 to 3), averaged over discriminators.
+
+`kind`: the hinge loss of SoundStream and of SpeechTokenizer's paper, or the least squares of SpeechTokenizer's code and
+of X-codec2, where logits are drawn to 1 (real) and 0 (fake). Papers that sum over discriminators have larger weights.
+"""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Kind = Literal["hinge", "least_squares"]
 
 
 @runtime_checkable
@@ -18,15 +24,19 @@ class Judgement(Protocol):
     def features(self) -> list[Tensor]: ...
 
 
-def discriminator(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Tensor, ""]:
-    """max(0, 1 - D(x)) + max(0, 1 + D(G(x)))."""
-    terms = [(1 - r.logits).relu().mean() + (1 + f.logits).relu().mean() for r, f in zip(real, fake, strict=True)]
+def discriminator(real: Sequence[Judgement], fake: Sequence[Judgement], kind: Kind = "hinge") -> Float[Tensor, ""]:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(x))), or (1 - D(x))^2 + D(G(x))^2."""
+    if kind == "hinge":
+        terms = [(1 - r.logits).relu().mean() + (1 + f.logits).relu().mean() for r, f in zip(real, fake, strict=True)]
+    else:
+        terms = [(1 - r.logits).square().mean() + f.logits.square().mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 
-def generator(fake: Sequence[Judgement]) -> Float[Tensor, ""]:
-    """max(0, 1 - D(G(x)))."""
-    return torch.stack([(1 - f.logits).relu().mean() for f in fake]).mean()
+def generator(fake: Sequence[Judgement], kind: Kind = "hinge") -> Float[Tensor, ""]:
+    """max(0, 1 - D(G(x))), or (1 - D(G(x)))^2."""
+    away = [1 - f.logits for f in fake]
+    return torch.stack([(x.relu() if kind == "hinge" else x.square()).mean() for x in away]).mean()
 
 
 def features(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Tensor, ""]:

@@ -1,6 +1,8 @@
-"""SoundStream's discriminators (§III-D): waves at three scales (after MelGAN), and one complex STFT.
+"""Discriminators. SoundStream's (§III-D): waves at three scales (after MelGAN), and one complex STFT. HiFi-GAN's
+(2010.05646 §2.3): periods and scales. EnCodec's (2210.13438 §3.4): complex STFTs. X-codec2's: magnitudes of STFTs.
 
-Each takes (batch samples) and returns, per sub-discriminator, its logits and the outputs of its inner layers.
+Each takes (batch samples) and returns, per sub-discriminator, its logits and the outputs of its inner layers. Weights
+are plain where the papers' are normalised (weight norm; spectral norm on HiFi-GAN's first scale).
 """
 
 from typing import NamedTuple
@@ -11,6 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senone.features import stft
+
+PERIODS = (2, 3, 5, 7, 11)
+WINDOWS = (1024, 2048, 512, 256, 128)
+UNEVEN = (78, 126, 206, 334, 542, 876, 1418, 2296)
 
 
 class Judgement(NamedTuple):
@@ -83,10 +89,113 @@ class _Block2d(nn.Module):
         return self.second(F.pad(y, padding)) + self.skip(x)
 
 
-def _judge(layers: nn.ModuleList, x: Tensor) -> Judgement:
+class MultiPeriod(nn.Module):
+    """The wave folded into rows of each period, through five convolutions along the columns, 5 taps and stride 3 (the
+    last 1), width x 4 up to 32 x width. HiFi-GAN's has width 32 and a last kernel of 3; X-codec2's, 16 and 2."""
+
+    def __init__(self, width: int = 32, last: int = 3, periods: tuple[int, ...] = PERIODS) -> None:
+        super().__init__()
+        self.periods = periods
+        self.nets = nn.ModuleList(self._net(width, last) for _ in periods)
+
+    @staticmethod
+    def _net(width: int, last: int) -> nn.ModuleList:
+        widths = (1, width, 4 * width, 16 * width, 32 * width, 32 * width)
+        layers = [
+            nn.Conv2d(a, b, (5, 1), (stride, 1), padding=(2, 0))
+            for a, b, stride in zip(widths, widths[1:], (3, 3, 3, 3, 1), strict=False)
+        ]
+        return nn.ModuleList([*layers, nn.Conv2d(32 * width, 1, (last, 1), padding=(1, 0))])
+
+    def forward(self, wave: Float[Tensor, "batch samples"]) -> list[Judgement]:
+        out = []
+        for period, net in zip(self.periods, self.nets, strict=True):
+            x = F.pad(wave[:, None], (0, -wave.shape[1] % period), "reflect")
+            out.append(_judge(net, x.unflatten(2, (-1, period)).contiguous(), 0.1))  # type: ignore[arg-type]
+        return out
+
+
+class MultiScale(nn.Module):
+    """HiFi-GAN's nets on the wave, at half and at quarter rate: 41-tap grouped convs, width x 8 at the end."""
+
+    def __init__(self, width: int = 128, scales: int = 3) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(self._net(width) for _ in range(scales))
+
+    @staticmethod
+    def _net(width: int) -> nn.ModuleList:
+        layers = [nn.Conv1d(1, width, 15, padding=7)]
+        inside = width
+        for grow, stride, groups in ((1, 2, 4), (2, 2, 16), (4, 4, 16), (8, 4, 16), (8, 1, 16)):
+            layers.append(nn.Conv1d(inside, grow * width, 41, stride, padding=20, groups=min(groups, width)))
+            inside = grow * width
+        layers += [nn.Conv1d(inside, inside, 5, padding=2), nn.Conv1d(inside, 1, 3, padding=1)]
+        return nn.ModuleList(layers)
+
+    def forward(self, wave: Float[Tensor, "batch samples"]) -> list[Judgement]:
+        x, out = wave[:, None].contiguous(), []
+        for i, net in enumerate(self.nets):
+            x = F.avg_pool1d(x, 4, 2, padding=2) if i else x
+            out.append(_judge(net, x, 0.1))  # type: ignore[arg-type]
+        return out
+
+
+class MultiSTFT(nn.Module):
+    """EnCodec's nets, one for each window: real and imaginary part through convolutions of 3 frames and 9 bins, that
+    halve the bins three times and see 1, 2, 4 frames apart; two of 3 x 3 at the end. SpeechTokenizer's is the same."""
+
+    def __init__(self, width: int = 32, windows: tuple[int, ...] = WINDOWS) -> None:
+        super().__init__()
+        self.windows = windows
+        self.nets = nn.ModuleList(self._net(width) for _ in windows)
+
+    @staticmethod
+    def _net(width: int) -> nn.ModuleList:
+        layers = [nn.Conv2d(2, width, (3, 9), padding=(1, 4))]
+        layers += [nn.Conv2d(width, width, (3, 9), (1, 2), (d, 4), dilation=(d, 1)) for d in (1, 2, 4)]
+        return nn.ModuleList([*layers, nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, 1, 3, padding=1)])
+
+    def forward(self, wave: Float[Tensor, "batch samples"]) -> list[Judgement]:
+        out = []
+        for size, net in zip(self.windows, self.nets, strict=True):
+            window = torch.hann_window(size, dtype=wave.dtype, device=wave.device)
+            padded = F.pad(wave, (0, max(0, size - wave.shape[1])))
+            spectrum = torch.stft(padded, size, size // 4, window=window, center=False, return_complex=True)
+            spectrum = spectrum / window.square().sum().sqrt()
+            x = torch.view_as_real(spectrum).permute(0, 3, 2, 1).contiguous()  # see STFTDiscriminator
+            out.append(_judge(net, x))  # type: ignore[arg-type]
+        return out
+
+
+class MultiSpectrogram(nn.Module):
+    """X-codec2's nets, one for each window: magnitudes through four convolutions 5 x 5 with stride 2, width x 8, and
+    two of 3 x 3. Needs more samples than half of its longest window."""
+
+    def __init__(self, width: int = 32, windows: tuple[int, ...] = UNEVEN) -> None:
+        super().__init__()
+        self.windows = windows
+        self.nets = nn.ModuleList(self._net(width) for _ in windows)
+
+    @staticmethod
+    def _net(width: int) -> nn.ModuleList:
+        widths = (1, width, 2 * width, 4 * width, 8 * width)
+        layers = [nn.Conv2d(a, b, 5, 2, padding=2) for a, b in zip(widths, widths[1:], strict=False)]
+        ends = (nn.Conv2d(8 * width, 16 * width, 3, padding=1), nn.Conv2d(16 * width, 1, 3, padding=1))
+        return nn.ModuleList([*layers, *ends])
+
+    def forward(self, wave: Float[Tensor, "batch samples"]) -> list[Judgement]:
+        out = []
+        for size, net in zip(self.windows, self.nets, strict=True):
+            square = torch.view_as_real(stft(wave, size, size // 2)).square().sum(-1)
+            x = square.clamp(1e-7, 1e3).sqrt().transpose(1, 2)[:, None].contiguous()
+            out.append(_judge(net, x))  # type: ignore[arg-type]
+        return out
+
+
+def _judge(layers: nn.ModuleList, x: Tensor, slope: float = 0.2) -> Judgement:
     features = []
     *inner, last = layers
     for layer in inner:
-        x = F.leaky_relu(layer(x), 0.2)
+        x = F.leaky_relu(layer(x), slope)
         features.append(x)
     return Judgement(last(x).flatten(1), features)
