@@ -116,19 +116,8 @@ class W2vBert(nn.Module, Pretrained):
     def filter_bank(
         self, wave: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch frame dim"]:
-        """What transformers' SeamlessM4TFeatureExtractor makes of each row; frames that it would mask are left out.
-
-        Every bin has mean 0 and variance 1 over the row's own frames. In double precision: a bin that stands still
-        (digital silence) has variance 0, and rounding of its mean would come out 3,000 times as large.
-        """
-        x = kaldi_fbank(wave.double() * 2**15, self.sample_rate, self.config.mels)
-        count = kaldi_frames(lengths, self.sample_rate)[:, None, None]
-        padding = torch.arange(x.shape[1], device=x.device)[:, None] >= count
-        x = x - x.masked_fill(padding, 0).sum(1, keepdim=True) / count
-        x = x.masked_fill(padding, 0)
-        x = x / (x.square().sum(1, keepdim=True) / (count - 1) + 1e-7).sqrt()
-        pairs = x.shape[1] // 2
-        return x[:, : 2 * pairs].unflatten(1, (pairs, 2)).flatten(2).to(self.feature_projection.projection.weight.dtype)
+        """See `filter_bank`; in the precision of the weights."""
+        return filter_bank(wave, lengths, self.config.mels).to(self.feature_projection.projection.weight.dtype)
 
     def encode(
         self,
@@ -139,6 +128,24 @@ class W2vBert(nn.Module, Pretrained):
         """From normalised, stacked filter-bank frames (batch, frame, 160) on; valid: False past a row's end."""
         x = self.encoder(self.feature_projection(x), valid, layer)
         return x if valid is None else x.masked_fill(~valid[..., None], 0)
+
+
+def filter_bank(
+    wave: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"], mels: int = 80
+) -> Float[Tensor, "batch frame 2*{mels}"]:
+    """What transformers' SeamlessM4TFeatureExtractor makes of each row at 16 kHz, without frames that it would mask.
+
+    Every bin has mean 0 and variance 1 over the row's own frames. In double precision: a bin that stands still
+    (digital silence) has variance 0, and rounding of its mean would come out 3,000 times as large.
+    """
+    x = kaldi_fbank(wave.double() * 2**15, 16000, mels)
+    count = kaldi_frames(lengths, 16000)[:, None, None]
+    padding = torch.arange(x.shape[1], device=x.device)[:, None] >= count
+    x = x - x.masked_fill(padding, 0).sum(1, keepdim=True) / count
+    x = x.masked_fill(padding, 0)
+    x = x / (x.square().sum(1, keepdim=True) / (count - 1) + 1e-7).sqrt()
+    pairs = x.shape[1] // 2
+    return x[:, : 2 * pairs].unflatten(1, (pairs, 2)).flatten(2)
 
 
 def w2vbert_2() -> W2vBert:
