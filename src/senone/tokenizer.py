@@ -59,6 +59,7 @@ class AudioTokenizer(nn.Module, Pretrained):
     context: how far they reach. delay: samples by which `synthesise` runs behind (a causal overlap).
     block: seconds analysed at once, always the same ones, where nothing bounds the reach: attention, a norm over time.
     exact: codes in double precision, bit-equal whatever the batch and the chunks (False: faster, equal up to ties).
+    ragged: `analyse` of a model that is not causal takes the end as it is, else with zeros up to a whole frame.
     """
 
     sample_rate: int
@@ -69,11 +70,12 @@ class AudioTokenizer(nn.Module, Pretrained):
     block: float | None = None
     delay: int = 0
     exact: bool = True
+    ragged: bool = False
 
     def analyse(
         self, wave: Float[Tensor, "batch 1 samples"], state: State = None, **conditions: Any
     ) -> tuple[Float[Tensor, "batch dim frame"], State]:
-        """Samples (a multiple of `hop`) to vectors, one per frame."""
+        """Samples (a multiple of `hop`, unless `ragged`) to vectors, one per frame."""
         raise CodesError(f"{type(self).__name__} does not say how to analyse")
 
     def synthesise(
@@ -188,9 +190,9 @@ class AudioTokenizer(nn.Module, Pretrained):
         state, parts = None, []
         for first in range(0, frames, step):
             end = min(first + step, frames)
-            block = torch.zeros(len(waves), 1, (end - first) * hop)
-            for row, wave in zip(block[:, 0], waves, strict=True):
-                piece = wave[0, first * hop : end * hop]
+            pieces = [wave[0, first * hop : end * hop] for wave in waves]
+            block = torch.zeros(len(waves), 1, (end - first) * hop if self.causal else len(pieces[0]))
+            for row, piece in zip(block[:, 0], pieces, strict=True):
                 row[: len(piece)] = piece
             now = {key: _between(value, first, end) if self.causal else value for key, value in conditions.items()}
             codes, state = model._push(block.to(like), state, end == frames, levels, now)
@@ -227,9 +229,9 @@ class AudioTokenizer(nn.Module, Pretrained):
             raise AudioError("cannot encode NaN or infinite samples")
         if state is not None:
             wave = torch.cat([state["wave"], wave], 2)
-        if last:
+        if last and not self.ragged:
             wave = nn.functional.pad(wave, (0, -wave.shape[2] % self.hop))
-        whole = wave.shape[2] // self.hop
+        whole = -(-wave.shape[2] // self.hop) if last else wave.shape[2] // self.hop
         # what the states keep is cloned: a view would hold the whole input alive, or be the caller's own memory
         if self.causal:
             z, inner = None, None if state is None else state["inner"]
