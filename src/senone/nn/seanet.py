@@ -1,5 +1,6 @@
 """Causal SEANet encoder and decoder (SoundStream §III-A and Figure 3): ELU, no normalisation."""
 
+from collections.abc import Iterator
 from math import prod
 
 import torch
@@ -54,20 +55,28 @@ def start_linear(encoder: Chain, embed: nn.Conv1d, decoder: Chain, strides: tupl
     first, last = down[0], [part for part in decoder if isinstance(part, CausalConv1d)][-1]
     first.weight[0, 0, -1] += SMALL
     last.weight[0, 0, -1] += 1 / SMALL
-    basis = torch.ones(1, 1, dtype=torch.float64)  # (coefficient, sample) of the signal so far
-    for stride, enter, leave in zip(strides, down[1:], reversed(up), strict=True):
-        blocks = torch.kron(torch.eye(stride, dtype=basis.dtype), basis)  # rows: step major, coefficient minor
-        n = torch.arange(blocks.shape[1])
-        covariance = blocks @ CORRELATION ** (n[:, None] - n).abs().double() @ blocks.T
-        keep = min(len(blocks), enter.out_channels, leave.in_channels)
-        strongest = torch.linalg.eigh(covariance)[1].flip(1)[:, :keep].T
-        weights = strongest.view(keep, stride, len(basis)).transpose(1, 2).to(enter.weight)  # (new, old, step)
-        enter.weight[:keep, : len(basis), stride:] += weights
-        leave.weight[:keep, : len(basis), :stride] += weights
-        basis = strongest @ blocks
+    most = [min(a.out_channels, b.in_channels) for a, b in zip(down[1:], reversed(up), strict=True)]
+    for enter, leave, weights in zip(down[1:], reversed(up), karhunen_loeve(strides, most), strict=True):
+        new, old, stride = weights.shape
+        enter.weight[:new, :old, stride:] += weights.to(enter.weight)
+        leave.weight[:new, :old, :stride] += weights.to(enter.weight)
     for conv_, scale in ((embed, LARGE), (decoder[0], 1 / LARGE)):
         assert isinstance(conv_, nn.Conv1d)
         conv_.weight[:, :, -1] += scale * torch.eye(*conv_.weight.shape[:2])
+
+
+def karhunen_loeve(strides: tuple[int, ...], most: list[int]) -> Iterator[Float[Tensor, "new old step"]]:
+    """For each stride, the weights that turn `step` vectors of the coefficients so far into the strongest new ones,
+    at most so many: the transform of a first-order process with the correlation of speech, in stages."""
+    basis = torch.ones(1, 1, dtype=torch.float64)  # (coefficient, sample) of the signal so far
+    for stride, channels in zip(strides, most, strict=True):
+        blocks = torch.kron(torch.eye(stride, dtype=basis.dtype), basis)  # rows: step major, coefficient minor
+        n = torch.arange(blocks.shape[1])
+        covariance = blocks @ CORRELATION ** (n[:, None] - n).abs().double() @ blocks.T
+        keep = min(len(blocks), channels)
+        strongest = torch.linalg.eigh(covariance)[1].flip(1)[:, :keep].T
+        yield strongest.view(keep, stride, len(basis)).transpose(1, 2)
+        basis = strongest @ blocks
 
 
 def reach(strides: tuple[int, ...]) -> int:
