@@ -63,9 +63,11 @@ MODELS = Registry(
         "senone_mfcc": "senone.models.units:MFCC",
         "senone_soundstream": "senone.models.soundstream:SoundStream",
         "senone_spectral": "senone.models.spectral:Spectral",
+        "senone_speechtokenizer": "senone.models.speechtokenizer:SpeechTokenizer",
         "senone_units": "senone.models.units:Units",
         "senone_w2vbert": "senone.models.w2vbert:W2vBert",
         "senone_wav2vec2": "senone.models.wav2vec2:Wav2Vec2",
+        "senone_xcodec2": "senone.models.xcodec2:XCodec2",
     },
 )
 # Checkpoints of others: model_type of a Hugging Face directory, or suffix of a file -> reader.
@@ -73,10 +75,24 @@ FOREIGN = Registry(
     "model type",
     {
         "hubert": "senone.interop.huggingface:read",
+        "speechtokenizer": "senone.interop.speechtokenizer:read",
         "wav2vec2": "senone.interop.huggingface:read",
         "wav2vec2-bert": "senone.interop.huggingface:read",
+        "xcodec2": "senone.interop.xcodec2:read",
+        ".ckpt": "senone.interop.xcodec2:read_lightning",
         ".pt": "senone.interop.upstream:read",
         ".pth": "senone.interop.upstream:read",
+    },
+)
+# What `save_pretrained(format="transformers")` can write: model type -> writer.
+TRANSFORMERS = Registry(
+    "model type of transformers",
+    {
+        "senone_ctc": "senone.interop.huggingface:save",
+        "senone_hubert": "senone.interop.huggingface:save",
+        "senone_w2vbert": "senone.interop.huggingface:save",
+        "senone_wav2vec2": "senone.interop.huggingface:save",
+        "senone_xcodec2": "senone.interop.xcodec2:save",
     },
 )
 # Architectures without weights, for training and for timing: name -> (model type, config constructor).
@@ -88,10 +104,12 @@ PRESETS = Registry(
         "hubert-xlarge": "senone.models.hubert:xlarge",
         "soundstream-24k": "senone.models.soundstream:paper_24k",
         "soundstream-16k": "senone.models.soundstream:paper_16k",
+        "speechtokenizer": "senone.models.speechtokenizer:official",
         "w2v-bert-2": "senone.models.w2vbert:w2vbert_2",
         "wav2vec2-base": "senone.models.wav2vec2:base",
         "wav2vec2-large-ls960": "senone.models.wav2vec2:large_ls960",
         "wav2vec2-large-lv60": "senone.models.wav2vec2:large_lv60",
+        "xcodec2": "senone.models.xcodec2:official",
     },
 )
 
@@ -104,16 +122,26 @@ class Pretrained:
     config: Any
 
     def save_pretrained(
-        self, folder: str | Path, metadata: dict[str, str] | None = None, *, half: bool = False
+        self,
+        folder: str | Path,
+        metadata: dict[str, str] | None = None,
+        *,
+        half: bool = False,
+        format: str = "senone",
     ) -> Path:
         """Write config.json and model.safetensors (each under a temporary name first), weights in fp32.
 
         half: parameters in fp16, for a small file; buffers, such as codebooks, stay fp32. It rounds them, so what is
         loaded has another fingerprint than `self`, once: saved again it keeps it.
+        format: "transformers" writes what `AutoModel.from_pretrained` opens there, for the model types it knows.
         Raises HubError naming the folder, or the weight that fp16 cannot hold.
         """
         folder = Path(folder)
         assert isinstance(self, nn.Module)
+        if format == "transformers":
+            return TRANSFORMERS.get(self.model_type)(self, folder)
+        if format != "senone":
+            raise HubError(unknown("format", format, ["senone", "transformers"]))
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
         if half:
@@ -266,7 +294,12 @@ def user_class(text: str) -> Any:
 
 
 def _from_folder(folder: Path) -> Any:
-    kind = str(read_config(folder).get("model_type"))
+    inner = [file.parent for file in folder.glob("*/config.json")]
+    if len(inner) == 1 and not (folder / "config.json").exists():
+        folder = inner[0]  # of the hub's fnlp/SpeechTokenizer: the one model in it is a folder of its own
+    settings = read_config(folder)
+    # the official SpeechTokenizer's does not say what it is
+    kind = str(settings.get("model_type", "speechtokenizer" if "semantic_dimension" in settings else None))
     if kind in FOREIGN:
         return FOREIGN.get(kind)(folder)
     if kind not in MODELS:
@@ -283,7 +316,8 @@ def _download(repository: str) -> Path:
         files = ["*config.json", "vocab.json", "added_tokens.json", "model*.safetensors*"]
         folder = Path(snapshot_download(repository, allow_patterns=files))
         if not any(folder.glob("*.safetensors")):  # an old repository, with pickles: read by `senone.interop` alone
-            folder = Path(snapshot_download(repository, allow_patterns=[*files, "pytorch_model*.bin*"]))
+            files += ["pytorch_model*.bin*", "*SpeechTokenizer*.pt", "*ckpt.dev"]
+            folder = Path(snapshot_download(repository, allow_patterns=files))
         return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senone.interop import InteropError, pickles
+from senone.interop import InteropError, pickles, speechtokenizer
 from senone.interop.nets import CONV, OLD, POSITION, build, letters, old_names, recogniser, switches
 from senone.models.ctc import ENGLISH, Recogniser
 from senone.models.hubert import Hubert
+from senone.models.speechtokenizer import SpeechTokenizer
 from senone.models.wav2vec2 import Wav2Vec2
 
 # fairseq's names -> Hugging Face's. Those of the heads stay: quantizer.weight_proj, project_q, final_proj.
@@ -52,8 +53,8 @@ NUMBERED = (r"encoder\.layers\.(\d+)\.", r"feature_extractor\.conv_layers\.(\d+)
 SPECIALS = 4  # rows that fairseq's dictionary puts before the units: <s>, <pad>, </s>, <unk>
 
 
-def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2 | Recogniser:
-    """The encoder in a file, with its pre-training heads where it has them, or a recogniser; in evaluation mode.
+def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2 | Recogniser | SpeechTokenizer:
+    """A SpeechTokenizer (see `interop.speechtokenizer`), or the encoder in a file, with its pre-training heads where it has them, or a recogniser; in evaluation mode.
 
     Sizes are those of the weights. The head count, which no weight tells, is the file's own setting, or `heads` where
     it has none, as with torchaudio's. Of HuBERT's table of units the first four rows, fairseq's special symbols, are
@@ -65,6 +66,8 @@ def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2 | Reco
     tree = pickles.read(path)
     if not isinstance(tree, dict):
         raise InteropError(f"{path} holds no state dict")
+    if speechtokenizer.holds(tree):
+        return speechtokenizer.from_tree(tree, path)
     facts, special = _facts(tree), SPECIALS
     weights = next(
         (tree[key] for key in ("model_weight", "model", "state_dict") if isinstance(tree.get(key), dict)), tree

@@ -27,6 +27,7 @@ SYSTEMS = hub.Registry(
         "hubert": "senone.models.hubert:Hubert",
         "soundstream": "senone.models.soundstream:SoundStream",
         "spectral": "senone.models.spectral:Spectral",
+        "speechtokenizer": "senone.models.speechtokenizer:SpeechTokenizer",
         "wav2vec2": "senone.models.wav2vec2:Wav2Vec2",
     },
 )

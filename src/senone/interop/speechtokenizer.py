@@ -1,0 +1,175 @@
+"""Checkpoints of the official SpeechTokenizer: config.json beside a state dict, or the state dict alone.
+
+Files of its trainer, which hold the discriminators as well, are read too. Weight norm is folded, as torch computes it.
+"""
+
+from collections.abc import Iterator
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from senone import hub
+from senone.errors import SenoneError
+from senone.interop import InteropError, pickles
+from senone.models.speechtokenizer import Config, SpeechTokenizer, turned
+
+START, BOOK = "encoder.model.0.conv.conv", "quantizer.vq.layers.{}._codebook."
+SUFFIXES = (".pt", ".pth", ".bin", ".dev")
+SETTLED = 1000  # moves of a codebook whose averages have become as slow as they get
+
+
+def read(folder: str | Path) -> SpeechTokenizer:
+    """The model of an official directory, in evaluation mode: config.json and SpeechTokenizer.pt, or the one other
+    file of weights. Raises InteropError or HubError naming the file and the key."""
+    folder = Path(folder)
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+    best = [path for path in found if path.name == "SpeechTokenizer.pt"] or found
+    if len(best) != 1:
+        has = ", ".join(path.name for path in best) or "none"
+        raise InteropError(f"{folder} should have one file of weights beside config.json, and has {has}")
+    return from_tree(pickles.read(best[0]), best[0])
+
+
+def holds(tree: Any) -> bool:
+    """Whether this is what the official code saves."""
+    return _weights(tree) is not None
+
+
+def from_tree(tree: Any, path: Path) -> SpeechTokenizer:
+    """The model in what `pickles.read` gave of `path`, in evaluation mode and single precision.
+
+    Sizes are those of the weights. A config.json beside the file must agree with them, and alone tells the sample rate
+    (without it: 16 kHz). Codebooks are those of the file to the last bit; for that, all their entries start with the
+    same usage where training goes on. Raises InteropError naming the file and the key.
+    """
+    inner = _weights(tree)
+    if inner is None:
+        raise InteropError(f"{path} is no SpeechTokenizer: it lacks '{START}.weight_v'")
+    weights = pickles.tensors(inner, path)
+    config = _config(weights, path)
+    try:
+        with torch.device("meta"):
+            model = SpeechTokenizer(config)
+        ours = dict(_converted(weights, config))
+    except (SenoneError, RuntimeError, IndexError) as error:  # of torch: shapes that cannot be
+        raise InteropError(f"{path}: {error}") from None
+    missing = sorted({name for sources, _ in ours.values() for name in sources} - weights.keys())
+    extra = sorted(weights.keys() - {name for sources, _ in ours.values() for name in sources})
+    for title, keys in (("lacks", missing), ("has unknown", extra)):
+        if keys:
+            raise InteropError(f"{path} {title} {len(keys)} weights, first '{keys[0]}'")
+    state = model.state_dict()
+    for name, (sources, value) in ours.items():
+        if value.shape != state[name].shape:
+            have, want = tuple(weights[sources[-1]].shape), tuple(state[name].shape)
+            raise InteropError(f"{path}: '{sources[-1]}' is {have}, which does not fit {name} {want}")
+    model.load_state_dict({name: value for name, (_, value) in ours.items()}, assign=True)
+    return model.eval()
+
+
+def _weights(tree: Any) -> dict[str, Any] | None:
+    """The state dict of the model: the whole file, or "generator" of a trainer's."""
+    for inner in (tree, tree.get("generator") if isinstance(tree, dict) else None):
+        if isinstance(inner, dict) and f"{START}.weight_v" in inner:
+            return inner
+    return None
+
+
+def _config(weights: dict[str, Tensor], path: Path) -> Config:
+    """What the shapes tell, and config.json."""
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    downs = [f"encoder.model.{3 * i}.conv.conv.weight_v" for i in range(1, 9)]
+    downs = list(takewhile(lambda name: name in shapes, downs))  # the last of them has no stride: it is the end
+    levels = next(i for i in count() if BOOK.format(i) + "embed" not in shapes)
+    try:
+        sizes = {
+            "n_filters": shapes[f"{START}.weight_v"][0],
+            "strides": [shapes[name][2] // 2 for name in reversed(downs[:-1])],
+            "dimension": shapes[downs[-1]][0],
+            "semantic_dimension": shapes.get("transform.weight", [0])[0] or shapes[downs[-1]][0],
+            "activation": "Snake" if "encoder.model.2.alpha" in shapes else "ELU",
+            "codebook_size": shapes[BOOK.format(0) + "embed"][0],
+            "n_q": levels,
+        }
+    except KeyError as error:
+        raise InteropError(f"{path} lacks the weight {error}") from None
+    except IndexError:
+        raise InteropError(f"{path} holds weights of shapes that no SpeechTokenizer has") from None
+    fixed = {"lstm_layers": 2, "bidirectional": True, "residual_kernel_size": 3, "n_residual_layers": 1}
+    stated = hub.read_config(path.parent) if (path.parent / "config.json").exists() else {}
+    for key, value in (sizes | fixed).items():
+        if stated.get(key, value) != value:
+            raise InteropError(f"{path.parent}/config.json: {key} is {stated[key]!r}, the weights have {value!r}")
+    rate = stated.get("sample_rate", 16000)
+    if type(rate) is not int or rate < 1:
+        raise InteropError(f"{path.parent}/config.json: sample_rate is {rate!r}")
+    return Config(
+        sample_rate=rate,
+        filters=sizes["n_filters"],
+        strides=tuple(reversed(sizes["strides"])),
+        dim=sizes["dimension"],
+        activation="snake" if sizes["activation"] == "Snake" else "elu",
+        levels=levels,
+        size=sizes["codebook_size"],
+        teacher_width=sizes["semantic_dimension"] if "transform.weight" in shapes else 0,
+        exact=False,
+    )
+
+
+def convolutions(stages: int) -> Iterator[tuple[str, str, str]]:
+    """Of each convolution: our name, theirs, and theirs of the activation before it ("": there is none)."""
+    end = 3 * stages + 3
+    yield "encoder.start", START, ""
+    yield "decoder.start", "decoder.model.0.conv.conv", ""
+    for i in range(stages):
+        down, up = 3 * i + 3, 3 * i + 3
+        yield f"encoder.stages.{i}.1", f"encoder.model.{down}.conv.conv", f"encoder.model.{down - 1}"
+        yield f"decoder.stages.{i}.0", f"decoder.model.{up}.convtr.convtr", f"decoder.model.{up - 1}"
+        for ours, theirs in (
+            (f"encoder.stages.{i}.0", f"encoder.model.{down - 2}"),
+            (f"decoder.stages.{i}.1", f"decoder.model.{up + 1}"),
+        ):
+            yield f"{ours}.conv", f"{theirs}.block.1.conv.conv", f"{theirs}.block.0"
+            yield f"{ours}.mix", f"{theirs}.block.3.conv.conv", f"{theirs}.block.2"
+            yield f"{ours}.skip", f"{theirs}.shortcut.conv.conv", ""
+    for part in ("encoder", "decoder"):
+        yield f"{part}.end", f"{part}.model.{end}.conv.conv", f"{part}.model.{end - 1}"
+
+
+def _converted(weights: dict[str, Tensor], config: Config) -> Iterator[tuple[str, tuple[list[str], Tensor]]]:
+    """Of each weight of ours: its name, the keys it is made of, and its value (empty, if one of them is missing)."""
+
+    def made(keys: list[str], make: Any = lambda value: value) -> tuple[list[str], Tensor]:
+        values = [weights[key].float() for key in keys if key in weights]
+        return keys, make(*values) if len(values) == len(keys) else torch.empty(0)
+
+    for ours, theirs, act in convolutions(len(config.strides)):
+        keys = [f"{theirs}.weight_g", f"{theirs}.weight_v"]
+        yield f"{ours}.weight", made(keys, _turned if "convtr" in theirs else _folded)
+        yield f"{ours}.bias", made([f"{theirs}.bias"])
+        if act and config.activation == "snake":
+            yield f"{ours}.act.snake.alpha", made([f"{act}.alpha"], torch.flatten)
+    for part, index, ways in (("encoder", 3 * len(config.strides) + 1, ("", "_reverse")), ("decoder", 1, ("",))):
+        for name in (f"{kind}_l{layer}{way}" for layer in (0, 1) for way in ways for kind in LSTM):
+            yield f"{part}.memory.lstm.{name}", made([f"{part}.model.{index}.lstm.{name}"])
+    for i in range(config.levels):
+        book, ours = BOOK.format(i), f"quantizer.books.{i}."
+        yield f"{ours}embedding_sum", made([f"{book}embed_avg", f"{book}embed"], lambda _, codes: codes)
+        yield f"{ours}cluster_usage", made([f"{book}cluster_size"], torch.ones_like)
+        yield f"{ours}moves", made([f"{book}inited"], lambda done: torch.tensor(SETTLED if done.any() else 0))
+    for name in ("weight", "bias") if config.teacher_width else ():
+        yield f"transform.{name}", made([f"transform.{name}"])
+
+
+LSTM = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def _folded(g: Tensor, v: Tensor) -> Tensor:
+    return torch._weight_norm(v, g, 0)
+
+
+def _turned(g: Tensor, v: Tensor) -> Tensor:
+    return turned(_folded(g, v))
