@@ -125,9 +125,9 @@ def test_the_codec_runs_once_a_step_and_players_keep_to_themselves(words, monkey
     task.model.register_forward_hook(lambda *_: runs.append(1))
     judge, generator = task.players["discriminator"], adversarial.generator
 
-    def listening(said):
+    def listening(said, kind):
         held.append(not any(parameter.requires_grad for parameter in judge.parameters()))
-        return generator(said)
+        return generator(said, kind)
 
     monkeypatch.setattr(adversarial, "generator", listening)
     before = {name: [value.clone() for value in module.parameters()] for name, module in task.players.items()}

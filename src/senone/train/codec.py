@@ -1,4 +1,4 @@
-"""Training a codec: reconstruction, and discriminators that listen to short pieces (SoundStream §III-D, E)."""
+"""Training a codec: reconstruction, discriminators that listen to short pieces (SoundStream §III-D, E), teachers."""
 
 import inspect
 from dataclasses import dataclass, field
@@ -8,33 +8,47 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from senone import hub
 from senone.audio import Audio
 from senone.data.loader import Crops, Store
 from senone.data.manifest import read
 from senone.loss import adversarial, spectral
-from senone.nn.discriminator import Judgement, STFTDiscriminator, WaveDiscriminator
+from senone.loss.adversarial import Kind
+from senone.nn import discriminator as nets
 from senone.tokenizer import AudioTokenizer, Output
 from senone.train import parallel
 from senone.train.optim import Optimiser
 from senone.train.task import Batch, Recipe, TrainError
+from senone.train.teacher import Layer, Perceptual, Teacher
 
 EXAMPLES = 3
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A discriminator: width of its first layer; n_fft of an stft one, scales of a wave one."""
+    """A discriminator: width of its first layer; n_fft of an stft one, scales of a wave or a scale one.
 
-    kind: Literal["stft", "wave"] = "stft"
+    kind: SoundStream's stft and wave; HiFi-GAN's period and scale; stfts, EnCodec's; X-codec2's slim (its periods) and
+    spectrogram. sizes: periods, or windows of stfts and spectrogram; none: the papers'.
+    """
+
+    kind: Literal["stft", "wave", "period", "scale", "stfts", "slim", "spectrogram"] = "stft"
     width: int = 16
     n_fft: int = 1024
     scales: int = 3
+    sizes: tuple[int, ...] = ()
 
     def build(self) -> nn.Module:
         """With random weights."""
         if self.kind == "stft":
-            return STFTDiscriminator(self.width, self.n_fft)
-        return WaveDiscriminator(self.width, self.scales)
+            return nets.STFTDiscriminator(self.width, self.n_fft)
+        if self.kind in ("wave", "scale"):
+            return (nets.WaveDiscriminator if self.kind == "wave" else nets.MultiScale)(self.width, self.scales)
+        if self.kind in ("period", "slim"):
+            return nets.MultiPeriod(self.width, 3 if self.kind == "period" else 2, self.sizes or nets.PERIODS)
+        if self.kind == "stfts":
+            return nets.MultiSTFT(self.width, self.sizes or nets.WINDOWS)
+        return nets.MultiSpectrogram(self.width, self.sizes or nets.UNEVEN)
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,8 @@ class CodecRecipe(Recipe):
     discriminators hear. adversarial_from: the step at which they begin. tilt: above 1, the random numbers of levels are
     low ones more often than in SoundStream's uniform draw. mel_windows: see `loss.spectral.multiscale_mel`.
     continuous: steps without quantizer at the start, so that k-means meets vectors that mean something.
+    adversarial: see `loss.adversarial`. teacher, layer: see `train.teacher.Teacher`, of a codec that learns from one.
+    perceptual: an encoder by whose `perceptual_layers` the loss "perceptual" compares sounds from `perceptual_from` on.
     """
 
     continuous: int = 0
@@ -52,20 +68,26 @@ class CodecRecipe(Recipe):
     tilt: float = 1.0
     mel_windows: tuple[int, ...] = spectral.MEL_WINDOWS
     judged: float = 0.5
+    adversarial: Kind = "hinge"
     adversarial_from: int = 0
+    teacher: str = ""
+    layer: Layer = None
+    perceptual: str = ""
+    perceptual_layers: tuple[int, ...] = ()
+    perceptual_from: int = 0
     discriminators: tuple[Judge, ...] = ()
     optim: dict[str, Optimiser] = field(
         default_factory=lambda: {"generator": Optimiser(), "discriminator": Optimiser(lr=2e-4)}
     )
     weights: dict[str, float] = field(
-        default_factory=lambda: {"mel": 1.0, "stft": 1.0, "wave": 0.0, "commit": 1.0, "adv": 1.0, "feat": 2.0}
+        default_factory=lambda: dict(mel=1.0, logmel=0.0, stft=1.0, wave=0.0, commit=1.0, adv=1.0, feat=2.0)
     )
 
 
 def prepare(kind: Any, recipe: Any) -> tuple["CodecTask", Crops]:
     """The task and the data of a recipe whose table `model`, if `kind` has a Config, is one. Raises TrainError or
     DataError naming what is wrong."""
-    model = kind(recipe.model) if hasattr(kind, "Config") else kind()
+    model = _built(kind, recipe)
     task = CodecTask(model, recipe)
     noise = Store(read(recipe.noise), model.sample_rate, recipe.memory * 1e9 / 4) if recipe.noise else None
     data = Crops(
@@ -82,6 +104,17 @@ def prepare(kind: Any, recipe: Any) -> tuple["CodecTask", Crops]:
     return task, data
 
 
+def _built(kind: Any, recipe: Any) -> AudioTokenizer:
+    """A model with random weights; where a codec is built around a teacher (XCodec2), those of the teacher in it."""
+    if not hasattr(kind, "around"):
+        return kind(recipe.model) if hasattr(kind, "Config") else kind()
+    if not recipe.teacher:
+        raise TrainError(f"{kind.__name__} is built around an encoder of speech: say teacher=NAME")
+    if recipe.layer == "avg":
+        raise TrainError(f"{kind.__name__} hears one layer of its teacher: say layer=NUMBER")
+    return kind.around(hub.load(recipe.teacher), recipe.model, recipe.layer)
+
+
 class Discriminators(nn.Module):
     """Several as one."""
 
@@ -89,14 +122,15 @@ class Discriminators(nn.Module):
         super().__init__()
         self.judges = nn.ModuleList(judge.build() for judge in judges)
 
-    def forward(self, wave: Float[Tensor, "batch samples"]) -> list[Judgement]:
+    def forward(self, wave: Float[Tensor, "batch samples"]) -> list[nets.Judgement]:
         return [judgement for judge in self.judges for judgement in judge(wave)]
 
 
 class CodecTask:
     """Any AudioTokenizer with a decoder, and discriminators if the recipe has some.
 
-    Losses of the generator: mel, stft, wave, adv, feat and those of its quantizer; of the discriminator: disc.
+    Losses of the generator: mel, logmel, stft, wave, adv, feat, perceptual, and those that the model makes itself, of
+    its quantizer and of what a teacher says; of the discriminator: disc.
     """
 
     def __init__(self, model: AudioTokenizer, recipe: CodecRecipe) -> None:
@@ -107,7 +141,12 @@ class CodecTask:
         if recipe.discriminators:
             self.players["discriminator"] = Discriminators(recipe.discriminators)
         self._count: Tensor | None = None
-        known = {"mel", "stft", "wave", "adv", "feat", "disc", "commit"} | self._quantizer_losses()
+        self.teacher = self._teacher()
+        self.perceptual = None
+        if recipe.perceptual:
+            self.perceptual = Perceptual(recipe.perceptual, recipe.perceptual_layers, model)
+        known = {"mel", "logmel", "stft", "wave", "adv", "feat", "disc", "commit", "distill", "perceptual"}
+        known |= self._own_losses()
         for name in recipe.weights.keys() - known:
             raise TrainError(f"unknown loss '{name}' in weights; known: {', '.join(sorted(known))}")
         for name in recipe.optim.keys() - {"generator", "discriminator"}:
@@ -128,22 +167,26 @@ class CodecTask:
         judge = self.players.get("discriminator")
         if player == "discriminator":
             assert judge is not None
-            return {"disc": adversarial.discriminator(judge(b), judge(a.detach()))}
+            return {"disc": adversarial.discriminator(judge(b), judge(a.detach()), self.recipe.adversarial)}
         losses = {}
         with torch.autocast(fake.device.type, enabled=False):
             if self._weight("mel"):
                 losses["mel"] = spectral.multiscale_mel(fake, real, self.rate, self.recipe.mel_windows)
+            if self._weight("logmel"):
+                losses["logmel"] = spectral.log_mel(fake, real, self.rate, self.recipe.mel_windows)
             if self._weight("stft"):
                 # few bits cannot carry phase and would only learn silence: a row counts by its share of levels, squared
                 share = batch["levels"] / len(self.model.quantizer.sizes)
                 losses["stft"] = (share.square() * spectral.complex_stft(fake, real)).mean()
             if self._weight("wave"):
                 losses["wave"] = (fake - real).abs().mean()
+            if self.perceptual and batch["step"] >= self.recipe.perceptual_from and self._weight("perceptual"):
+                losses["perceptual"] = self.perceptual(real, fake)
         losses |= {name: loss for name, loss in output.losses.items() if self._weight(name)}
         if judging and judge is not None and (self._weight("adv") or self._weight("feat")):
             said = judge(a)
             if self._weight("adv"):
-                losses["adv"] = adversarial.generator(said)
+                losses["adv"] = adversarial.generator(said, self.recipe.adversarial)
             if self._weight("feat"):
                 with torch.no_grad():
                     truth = judge(b)
@@ -176,13 +219,17 @@ class CodecTask:
         some = 1 + (batch["chance"][:, 1] ** self.recipe.tilt * count).long().clamp(max=count - 1)
         batch["levels"] = levels = torch.where(batch["chance"][:, 0] < self.recipe.dropout, some, count)
         quantise = batch["step"] >= self.recipe.continuous
-        output = self.players["generator"](batch["wave"][:, None], levels, quantise=quantise, **self._conditions(batch))
+        conditions = self._conditions(batch) | self._target(batch["target"])
+        output = self.players["generator"](batch["wave"][:, None], levels, quantise=quantise, **conditions)
         if quantise:
             self._tally(output.codes, levels)
         return output
 
     def _conditions(self, batch: Batch, rows: int | None = None) -> dict[str, Tensor]:
         return {"denoise": batch["denoise"][:rows, None]} if "denoise" in batch else {}
+
+    def _target(self, wave: Tensor) -> dict[str, Tensor]:
+        return {"target": self.teacher(wave)} if self.teacher else {}
 
     def _piece(self, samples: int) -> slice:
         """The same piece of all rows: where they were cut is random enough."""
@@ -192,6 +239,25 @@ class CodecTask:
 
     def _weight(self, name: str) -> float:
         return self.recipe.weights.get(name, 1.0)
+
+    def _teacher(self) -> Teacher | None:
+        """The recipe's, if the model takes targets from outside. Raises TrainError where they do not fit."""
+        name, kind = self.recipe.teacher, type(self.model).__name__
+        takes = "target" in inspect.signature(self.model.forward).parameters
+        width = getattr(self.model.config, "teacher_width", None) if takes else None
+        if not name:
+            if width:
+                raise TrainError(f"{kind} has a head for a teacher: say teacher=NAME, or model.teacher_width=0")
+            return None
+        if not takes:
+            if hasattr(self.model, "around"):  # it has its teacher inside
+                return None
+            raise TrainError(f"{kind} learns from no teacher: leave teacher= out")
+        teacher = Teacher(name, self.recipe.layer, self.model)
+        if width is not None and teacher.width != width:
+            what = "units" if teacher.units else "features"
+            raise TrainError(f"teacher '{name}' has {teacher.width} {what}: say model.teacher_width={teacher.width}")
+        return teacher
 
     @torch.no_grad()
     def _tally(self, codes: Tensor, levels: Tensor) -> None:
@@ -203,9 +269,10 @@ class CodecTask:
         self._count.scatter_add_(1, codes.transpose(0, 1).flatten(1), weight)
 
     @torch.no_grad()
-    def _quantizer_losses(self) -> set[str]:
-        """Their names, which only a forward pass tells."""
+    def _own_losses(self) -> set[str]:
+        """The names of those the model makes itself, which only a forward pass tells."""
         training = self.model.training
-        out = self.model.eval()(torch.zeros(1, 1, 16 * self.model.hop))
+        wave = torch.zeros(1, 16 * self.model.hop)
+        out = self.model.eval()(wave[:, None], **self._target(wave))
         self.model.train(training)
         return set(out.losses)
