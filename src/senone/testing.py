@@ -238,6 +238,8 @@ def time(bench: Bench) -> str:
     context, hop, rate = tokenizer.context, tokenizer.hop, tokenizer.sample_rate
     if max(context.past, context.future) > FAR:
         raise Inapplicable("its context is not bounded")
+    if tokenizer.block is not None:
+        raise Inapplicable(f"it decodes in blocks of {tokenizer.block:g} s, counted from where the codes begin")
     past, future = round(context.past * rate), round(context.future * rate) + tokenizer.delay
     reach = -(-(past + future) // hop)
 

@@ -57,7 +57,7 @@ class AudioTokenizer(nn.Module, Pretrained):
     sample_rate, hop: samples per second, samples per frame. quantizer: see `senone.quantize`.
     causal: True where the methods carry a state and see the past only; else they see `context.future` as well.
     context: how far they reach. delay: samples by which `synthesise` runs behind (a causal overlap).
-    block: seconds analysed at once, always the same ones, where nothing bounds the reach: attention, a norm over time.
+    block: seconds worked on at once, always the same ones, where nothing bounds the reach: attention, a norm over time.
     exact: codes in double precision, bit-equal whatever the batch and the chunks (False: faster, equal up to ties).
     ragged: `analyse` of a model that is not causal takes the end as it is, else with zeros up to a whole frame.
     """
@@ -272,27 +272,24 @@ class AudioTokenizer(nn.Module, Pretrained):
     def _pull_window(self, z: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         if state is not None:
             z = torch.cat([state["z"], z], 2)
-        first, ready, drop = self._window(z.shape[2], 0 if state is None else state["seen"], last)
-        wave = z.new_zeros(len(z), 1, 0)
-        if ready > first:
-            wave = self.synthesise(z)[0][:, :, first * self.hop : ready * self.hop]
-        return wave.float().cpu(), None if last else {"z": z[:, :, drop:].clone(), "seen": ready - drop}
-
-    def _window(self, held: int, seen: int, last: bool) -> tuple[int, int, int]:
-        """Of `held` frames, `seen` of them given out before: the first to give, their end, how many to forget."""
-        past, future = (self._frames(seconds) for seconds in (self.context.past, self.context.future))
-        ready = held if last else int(max(seen, held - future))
-        return seen, ready, int(max(0, ready - past))
+        seen = 0 if state is None else state["seen"]
+        parts = [z.new_zeros(len(z), 1, 0)]
+        for start, stop, end in self._windows(z.shape[2], seen, last):
+            wave = self.synthesise(z[:, :, start:stop])[0]
+            parts.append(wave[:, :, (seen - start) * self.hop : (end - start) * self.hop])
+            seen = end
+        drop = int(max(0, seen - self._frames(self.context.past)))
+        return torch.cat(parts, 2).float().cpu(), None if last else {"z": z[:, :, drop:].clone(), "seen": seen - drop}
 
     def _windows(self, held: int, seen: int, last: bool) -> Iterator[tuple[int, int, int]]:
-        """What to analyse of `held` frames, `seen` of them given out: from, to, and up to where its frames are final.
+        """What to work on of `held` frames, `seen` of them given out: from, to, and up to where its frames are final.
 
-        With `block`, block k is always analysed from `past` before it to `future` after it, and given out once there is
+        With `block`, block k is always seen from `past` before it to `future` after it, and given out once there is
         more than that: what is left at the end, more than `future` but at most block + future, goes together. What a
         frame sees, and the shape it comes in, then depend on the recording alone: results are equal to the last bit.
         """
         if self.block is None:
-            _, ready, _ = self._window(held, seen, last)
+            ready = held if last else int(max(seen, held - self._frames(self.context.future)))
             if ready > seen:
                 yield 0, held, ready
             return
