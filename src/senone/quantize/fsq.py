@@ -1,7 +1,7 @@
-"""Residual finite scalar quantization: no codebook to learn, so none to collapse.
+"""Finite scalar quantization, in one level or residual: no codebook to learn, so none to collapse.
 
-FSQ (Mentzer et al. 2023, 2309.15505): bound a few dimensions, round each. Here every level has projections of its
-own into and out of its few dimensions, and sees what the levels before it left of z.
+FSQ (Mentzer et al. 2023, 2309.15505): bound a few dimensions, round each. `FSQ` is X-codec2's. In `ResidualFSQ` every
+level has projections of its own into and out of its few dimensions, and sees what the levels before it left of z.
 """
 
 from math import prod
@@ -79,3 +79,54 @@ class ResidualFSQ(nn.Module):
 
     def _centres(self, digits: Int[Tensor, "*shape digit"], dtype: torch.dtype) -> Float[Tensor, "*shape digit"]:
         return (2 * digits + 1).to(dtype) / self.steps - 1
+
+
+class FSQ(nn.Module):
+    """One level of prod(steps) codes, as X-codec2 has it (2502.04128): (batch dim frame) <-> (batch 1 frame).
+
+    y = In(z), bounded `bounds` times by tanh(y + atanh(o / h)) h - o with h = (steps - 1) * 1.001 / 2 and o = 1/2 where
+    steps are even, else 0; rounded, divided by steps // 2; Out. The released weights need 2: their wrapper of FSQ
+    bounds what FSQ bounds again. The first digit is the least significant of the code. Never below fp32.
+    """
+
+    def __init__(self, dim: int, steps: tuple[int, ...] = (4,) * 8, bounds: int = 2) -> None:
+        super().__init__()
+        self.sizes, self.steps, self.bounds = (prod(steps),), steps, bounds
+        self.enter, self.leave = nn.Linear(dim, len(steps)), nn.Linear(len(steps), dim)
+
+    def forward(self, z: Float[Tensor, "batch dim frame"], levels: Tensor | int | None = None) -> Quantized:
+        """Straight-through rounding. There is one level: whatever `levels` says, it is in use."""
+        with torch.autocast(z.device.type, enabled=False):
+            y = self._bound(self.enter(full(z).transpose(1, 2)))
+            values = y + (self._rounded(y) - y).detach()
+            out = self.leave(values / (y.new_tensor(self.steps) // 2))
+        return Quantized(out.transpose(1, 2), self._codes(y.detach()), {})
+
+    @torch.no_grad()
+    def encode(self, z: Float[Tensor, "batch dim frame"], levels: int | None = None) -> Int[Tensor, "batch 1 frame"]:
+        with torch.autocast(z.device.type, enabled=False):
+            return self._codes(self._bound(self.enter(full(z).transpose(1, 2))))
+
+    def decode(self, codes: Int[Tensor, "batch 1 frame"]) -> Float[Tensor, "batch dim frame"]:
+        steps = torch.tensor(self.steps, device=codes.device)
+        digits = codes[:, 0, :, None] // self._place(codes) % steps
+        return self.leave((digits / (steps // 2) - 1).to(self.leave.weight)).transpose(1, 2)
+
+    def _bound(self, y: Float[Tensor, "*shape digit"]) -> Float[Tensor, "*shape digit"]:
+        steps = y.new_tensor(self.steps)
+        half, offset = (steps - 1) * 1.001 / 2, (steps % 2 == 0) / 2
+        shift = (offset / half).atanh()
+        for _ in range(self.bounds):
+            y = torch.tanh(y + shift) * half - offset
+        return y
+
+    def _rounded(self, y: Float[Tensor, "*shape digit"]) -> Float[Tensor, "*shape digit"]:
+        return (y + TIE).round()
+
+    def _codes(self, y: Float[Tensor, "batch frame digit"]) -> Int[Tensor, "batch 1 frame"]:
+        digits = self._rounded(y).long() + torch.tensor(self.steps, device=y.device) // 2
+        return (digits * self._place(digits)).sum(-1)[:, None]
+
+    def _place(self, like: Tensor) -> Int[Tensor, "digit"]:
+        """What a digit counts."""
+        return torch.tensor([prod(self.steps[:i]) for i in range(len(self.steps))], device=like.device)
