@@ -64,13 +64,14 @@ MODELS = Registry(
         "senone_soundstream": "senone.models.soundstream:SoundStream",
         "senone_spectral": "senone.models.spectral:Spectral",
         "senone_speechtokenizer": "senone.models.speechtokenizer:SpeechTokenizer",
+        "senone_transformers": "senone.interop.transformers:Foreign",
         "senone_units": "senone.models.units:Units",
         "senone_w2vbert": "senone.models.w2vbert:W2vBert",
         "senone_wav2vec2": "senone.models.wav2vec2:Wav2Vec2",
         "senone_xcodec2": "senone.models.xcodec2:XCodec2",
     },
 )
-# Checkpoints of others: model_type of a Hugging Face directory, or suffix of a file -> reader.
+# Checkpoints of others: model_type of a Hugging Face directory, suffix of a file, or prefix of a name -> reader.
 FOREIGN = Registry(
     "model type",
     {
@@ -82,6 +83,7 @@ FOREIGN = Registry(
         ".ckpt": "senone.interop.xcodec2:read_lightning",
         ".pt": "senone.interop.upstream:read",
         ".pth": "senone.interop.upstream:read",
+        "hf:": "senone.interop.transformers:load",
     },
 )
 # What `save_pretrained(format="transformers")` can write: model type -> writer.
@@ -244,6 +246,7 @@ def load(name: str | Path) -> Any:
     """A model in evaluation mode: a bundled NAME, a directory, `org/repo` on the hub, or a class of one's own.
 
     A directory may also be Hugging Face's of type wav2vec2, hubert or wav2vec2-bert; a .pt file, fairseq's or s3prl's.
+    `hf:org/name` and `hf:DIRECTORY` are tokenizers of transformers (EnCodec, DAC, Mimi, X-codec, ...).
     `file.py:Class` has the weights that its constructor gives, `file.py:Class@DIRECTORY` those that
     `save_pretrained` wrote. A preset without weights ("soundstream-24k") comes with seeded random ones and a warning.
     Raises HubError with the nearest known name where there is nothing.
@@ -256,6 +259,9 @@ def load(name: str | Path) -> Any:
             if not hasattr(kind, attribute):
                 raise HubError(f"{source} needs an attribute {attribute}")
         return kind.from_pretrained(folder) if folder else kind().eval()
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix + colon in FOREIGN:
+        return FOREIGN.get(prefix + colon)(rest)
     if text in names() and text not in PRESETS:
         return _from_folder(BUNDLED / text)
     if text in PRESETS:
@@ -303,8 +309,9 @@ def _from_folder(folder: Path) -> Any:
     if kind in FOREIGN:
         return FOREIGN.get(kind)(folder)
     if kind not in MODELS:
-        known = [*MODELS, *(name for name in FOREIGN if name[0] != ".")]
-        raise HubError(f"{folder}/config.json: " + unknown("model type", kind, known))
+        known = [*MODELS, *(name for name in FOREIGN if name[0] != "." and name[-1] != ":")]
+        sentence = f"{folder}/config.json: " + unknown("model type", kind, known)
+        raise HubError(f"{sentence}; tokenizers of transformers load as hf:DIRECTORY or hf:org/repo")
     return MODELS.get(kind).from_pretrained(folder)
 
 

@@ -10,19 +10,25 @@ import typer
 from senone.cli.shared import app, bar, examples, load, say
 
 
-@app.command(epilog=examples("senone check spectral-mini", "senone check mycodec.py:MyCodec"))
+@app.command(epilog=examples("senone check spectral-mini", "senone check mycodec.py:MyCodec", "senone check hf:DIR"))
 def check(
     name: Annotated[str, typer.Argument(help="A bundled name, a directory, org/repo, or file.py:Class.")],
     hours: Annotated[float, typer.Option(help="Length of the long recording of the last law.", metavar="H")] = 0.01,
 ) -> None:
-    """Try the laws that every tokenizer keeps; exits with 1 if one breaks, and prints the counter-example."""
+    """Try the laws that every tokenizer keeps; exits with 1 if one breaks, and prints the counter-example.
+
+    Of a tokenizer of transformers (hf:DIR, hf:org/repo) it also says which laws the model keeps by itself.
+    """
     from senone import hub
     from senone.testing import laws
 
-    broken = 0
-    for law in laws(hub.load(name), hours=hours):
+    broken, tokenizer = 0, hub.load(name)
+    for law in laws(tokenizer, hours=hours):
         print(f"{'ok    ' if law.ok else 'BROKEN'} {law.name:<10} {' '.join(law.detail.split())}", flush=True)
         broken += not law.ok
+    if hasattr(tokenizer, "bare"):  # one of others: what of this is owed to the contract around it
+        for law, share, detail in tokenizer.bare():
+            print(f"{'keeps ' if share == 1 else 'breaks'} {law:<10} {detail}, in the bare model", flush=True)
     raise typer.Exit(1 if broken else 0)
 
 
