@@ -145,3 +145,23 @@ def concat(parts: list[Codes]) -> Codes:
         raise CodesError("only the last piece may end inside a frame")
     samples = torch.stack([part.samples for part in parts]).sum(0)
     return Codes(torch.cat([part.data for part in parts], 2), samples, parts[0].spec)
+
+
+def swap(source: Codes, reference: Codes, from_level: int = 2) -> Codes:
+    """`source` with its levels `from_level` and above (counted from 1) replaced by those of `reference`, which is
+    repeated or cut to the length: where level 1 is content, the voice changes (SpeechTokenizer, 2308.16692 §4.4).
+
+    Raises CodesError for codes of different tokenizers, a reference without frames, or a level that is not there.
+    """
+    if source.spec != reference.spec or source.data.shape[:2] != reference.data.shape[:2]:
+        raise CodesError("cannot swap between codes of different tokenizers, or different numbers of rows or levels")
+    levels, frames = source.data.shape[1:]
+    if levels == 1:
+        raise CodesError("codes of one level have nothing to swap")
+    if not 2 <= from_level <= levels:
+        raise CodesError(f"from_level must be 2 to {levels}, got {from_level}")
+    short = int(reference.samples.min()) // source.spec.hop or reference.data.shape[2]  # no row shows its padding
+    if not short:
+        raise CodesError("the reference has no frames")
+    upper = reference.data[:, from_level - 1 :, :short].repeat(1, 1, -(-frames // short))[:, :, :frames]
+    return Codes(torch.cat([source.data[:, : from_level - 1], upper], 1), source.samples, source.spec)

@@ -1,4 +1,4 @@
-"""Verbs that turn sound into tokens and back: encode, decode, resynth, info."""
+"""Verbs that turn sound into tokens and back: encode, decode, resynth, swap, info."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -88,6 +88,34 @@ def resynth(
     count = _count(tokenizer, levels, kbps)
     with _progress("resynth", source) as advance:
         _write(out, tokenizer, _heard(_encoded(tokenizer, source, count, denoise), advance))
+
+
+@app.command(
+    epilog=examples(
+        "senone swap said.wav voice.wav -o out.wav -m runs/speechtokenizer/model",
+        "senone swap said.wav voice.wav -o out.wav --from-level 3 -m runs/speechtokenizer/model",
+    )
+)
+def swap(
+    source: Annotated[str, typer.Argument(help="The recording to keep the words of; - for standard input.")],
+    reference: Annotated[str, typer.Argument(help="The recording to take the voice of.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    model: Model,
+    from_level: Annotated[int, typer.Option(help="The first level to take from the reference.", metavar="K")] = 2,
+) -> None:
+    """Say the source in the voice of the reference, with a model whose first level is content: a SpeechTokenizer.
+
+    Levels below K are the source's, the others the reference's, repeated or cut to the source's length.
+    """
+    from senone import codes
+
+    tokenizer = load(model)
+    count = tokenizer.levels_for()
+    if not 2 <= from_level <= count:
+        one = f"'{model}' has one level: nothing to swap"
+        raise SenoneError(f"--from-level must be 2 to {count}, got {from_level}" if count > 1 else one)
+    both = [codes.concat(list(_encoded(tokenizer, name, count, denoise=False))) for name in (source, reference)]
+    _write(out, tokenizer, [codes.swap(*both, from_level)])
 
 
 @app.command(epilog=examples("senone info spectral-mini", "senone info out.sno"))

@@ -4,7 +4,8 @@ Files of its trainer, which hold the discriminators as well, are read too. Weigh
 """
 
 from collections.abc import Iterator
-from itertools import count, takewhile
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from senone.models.speechtokenizer import Config, SpeechTokenizer, turned
 
 START, BOOK = "encoder.model.0.conv.conv", "quantizer.vq.layers.{}._codebook."
 SUFFIXES = (".pt", ".pth", ".bin", ".dev")
+LONGEST = 4096  # samples of a frame
 SETTLED = 1000  # moves of a codebook whose averages have become as slow as they get
 
 
@@ -51,7 +53,7 @@ def from_tree(tree: Any, path: Path) -> SpeechTokenizer:
     weights = pickles.tensors(inner, path)
     config = _config(weights, path)
     try:
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):  # its start is overwritten
             model = SpeechTokenizer(config)
         ours = dict(_converted(weights, config))
     except (SenoneError, RuntimeError, IndexError) as error:  # of torch: shapes that cannot be
@@ -81,8 +83,8 @@ def _weights(tree: Any) -> dict[str, Any] | None:
 def _config(weights: dict[str, Tensor], path: Path) -> Config:
     """What the shapes tell, and config.json."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    downs = [f"encoder.model.{3 * i}.conv.conv.weight_v" for i in range(1, 9)]
-    downs = list(takewhile(lambda name: name in shapes, downs))  # the last of them has no stride: it is the end
+    stages = next((i for i in range(1, 99) if f"encoder.model.{3 * i + 1}.lstm.weight_ih_l0" in shapes), 4)
+    downs = [f"encoder.model.{3 * i + 3}.conv.conv.weight_v" for i in range(stages + 1)]  # the last one is the end
     levels = next(i for i in count() if BOOK.format(i) + "embed" not in shapes)
     try:
         sizes = {
@@ -97,7 +99,9 @@ def _config(weights: dict[str, Tensor], path: Path) -> Config:
     except KeyError as error:
         raise InteropError(f"{path} lacks the weight {error}") from None
     except IndexError:
-        raise InteropError(f"{path} holds weights of shapes that no SpeechTokenizer has") from None
+        sizes = {"strides": [0]}
+    if not 0 < prod(sizes["strides"]) <= LONGEST or 0 in sizes.values():
+        raise InteropError(f"{path} holds weights of shapes that no SpeechTokenizer has")
     fixed = {"lstm_layers": 2, "bidirectional": True, "residual_kernel_size": 3, "n_residual_layers": 1}
     stated = hub.read_config(path.parent) if (path.parent / "config.json").exists() else {}
     for key, value in (sizes | fixed).items():
@@ -168,7 +172,7 @@ LSTM = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def _folded(g: Tensor, v: Tensor) -> Tensor:
-    return torch._weight_norm(v, g, 0)
+    return torch._weight_norm(v, g, 0)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _turned(g: Tensor, v: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ SPECIALS = 4  # rows that fairseq's dictionary puts before the units: <s>, <pad>
 
 
 def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2 | Recogniser | SpeechTokenizer:
-    """A SpeechTokenizer (see `interop.speechtokenizer`), or the encoder in a file, with its pre-training heads where it has them, or a recogniser; in evaluation mode.
+    """The encoder in a file, with its pre-training heads where it has them, or a recogniser; in evaluation mode.
+    Also the official SpeechTokenizer's files, see `interop.speechtokenizer`.
 
     Sizes are those of the weights. The head count, which no weight tells, is the file's own setting, or `heads` where
     it has none, as with torchaudio's. Of HuBERT's table of units the first four rows, fairseq's special symbols, are

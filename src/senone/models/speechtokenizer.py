@@ -78,7 +78,8 @@ class Up(nn.Module):
     def __init__(self, inside: int, outside: int, stride: int, act: Activation) -> None:
         super().__init__()
         self.stride, self.act = stride, Act(inside, act)
-        self.weight, self.bias = nn.Parameter(torch.zeros(stride * outside, inside, 2)), nn.Parameter(torch.zeros(outside))
+        self.weight = nn.Parameter(torch.zeros(stride * outside, inside, 2))
+        self.bias = nn.Parameter(torch.zeros(outside))
 
     def forward(self, x: Float[Tensor, "batch in frame"]) -> Float[Tensor, "batch out time"]:
         samples, first = x.shape[2] * self.stride, self.stride - self.stride // 2
@@ -149,7 +150,7 @@ class Memory(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(width, width, 2, bidirectional=both)
 
-    def forward(self, x: Float[Tensor, "batch width frame"]) -> Float[Tensor, "batch ways*width frame"]:
+    def forward(self, x: Float[Tensor, "batch width frame"]) -> Float[Tensor, "batch widths frame"]:
         rows = x.permute(2, 0, 1)
         y = self.lstm(rows)[0].unflatten(2, (-1, x.shape[1]))
         y = y + rows[:, :, None] if y.requires_grad else y.add_(rows[:, :, None])
@@ -297,6 +298,7 @@ def start_linear(encoder: Encoder, decoder: Decoder, strides: tuple[int, ...]) -
         down.weight += whole
         up.weight += turned(whole)
     encoder.end.weight[:, : widths[-1], 3] += LARGE * torch.eye(len(encoder.end.weight), widths[-1])
+    decoder.start.weight /= LARGE  # its noise, too, or it would be louder than the signal
     decoder.start.weight[:, :, 3] += torch.eye(*decoder.start.weight.shape[:2]) / LARGE
 
 
