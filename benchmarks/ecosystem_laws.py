@@ -89,6 +89,8 @@ def noise(samples: int) -> torch.Tensor:
 def fit(book: Any, x: torch.Tensor) -> None:
     """Spread a codebook, zero as transformers makes it, like the vectors it will meet."""
     table = book.embed_sum if hasattr(book, "embed_sum") else book.embed
+    if hasattr(book, "_embed"):  # what Mimi keeps of the table before
+        book._embed = None
     table.copy_(x.mean(0) + x.std(0) * torch.randn_like(table))
 
 

@@ -7,7 +7,7 @@ whatever else has `encode` to `audio_codes` and `decode`. `register()` is the ot
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -39,7 +39,8 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """settings: the model's own config.json. block, context: seconds coded at once, and before and after that.
+    """settings: the model's own config.json. levels, ragged: what came out when it was tried (0: not yet).
+    block, context: seconds coded at once, and before and after that.
 
     A recording up to block + context long is one window: its codes are those of the bare model. In a longer one the
     model sees `context` around each block; where it reaches further (attention, an LSTM, a norm over time), codes near
@@ -47,6 +48,8 @@ class Config:
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
+    levels: int = 0
+    ragged: bool = False
     block: float = 30.0
     context: float = 5.0
 
@@ -88,14 +91,13 @@ class Foreign(AudioTokenizer):
         Raises InteropError for what is no tokenizer of one channel with all its codebooks on one clock.
         """
         super().__init__()
-        self.config = config
         with _quiet():
             self.model: Any = _built(config.settings) if model is None else model
         theirs, name = self.model.config, type(self.model).__name__
         if not (hasattr(self.model, "encode") and hasattr(self.model, "decode")):
             raise InteropError(f"a {name} of transformers has no encode and decode: it is no audio tokenizer")
-        for key, why in REFUSED.items():
-            if getattr(theirs, key, None) not in (None, False, 1):
+        for key, (fine, why) in REFUSED.items():
+            if getattr(theirs, key, fine) != fine:
                 raise InteropError(f"{name} has {key} {getattr(theirs, key)}: {why}")
         rates = (getattr(theirs, key, None) for key in ("output_sampling_rate", "sampling_rate", "sample_rate"))
         self.sample_rate = next((rate for rate in rates if rate), 0)
@@ -105,8 +107,11 @@ class Foreign(AudioTokenizer):
             raise InteropError(f"the config of a {name} names no sample rate and hop")
         self.block, self.context = config.block, Context(config.context, config.context)
         self.eval()
-        self.quantizer = Given(self._sizes())
-        self.ragged = self._completes()
+        if not config.levels:  # never before weights are loaded: Mimi keeps tables that it made of them
+            config = replace(config, levels=self._tried(), ragged=self._completes())
+        self.config, self.ragged = config, config.ragged
+        steps = getattr(theirs, "quantization_levels", None)
+        self.quantizer = Given((prod(steps) if steps else theirs.codebook_size,) * config.levels)
 
     def train(self, mode: bool = True) -> "Foreign":
         """Nothing here is trained: dropout stays off."""
@@ -166,9 +171,9 @@ class Foreign(AudioTokenizer):
         return wave.reshape(len(codes), 1, -1)
 
     @torch.no_grad()
-    def _sizes(self) -> tuple[int, ...]:
-        """Entries per level; raises InteropError unless some frames of silence become as many frames of codes."""
-        name, theirs = type(self.model).__name__, self.model.config
+    def _tried(self) -> int:
+        """The number of levels; raises InteropError unless some frames of silence become as many frames of codes."""
+        name = type(self.model).__name__
         try:
             codes = self.codes(self.inputs(self._like().new_zeros(1, 1, PROBE * self.hop)))
         except Exception as error:  # whatever a foreign model may raise
@@ -180,8 +185,7 @@ class Foreign(AudioTokenizer):
             raise InteropError(f"a {name} has codebooks at several rates ({frames} frames), senone's codes have one")
         if codes.shape[2] != PROBE:
             raise InteropError(f"a {name} makes {codes.shape[2]} frames of {PROBE} hops of {self.hop} samples")
-        steps = getattr(theirs, "quantization_levels", None)
-        return (prod(steps) if steps else theirs.codebook_size,) * codes.shape[1]
+        return codes.shape[1]
 
     @torch.no_grad()
     def _completes(self) -> bool:
@@ -225,11 +229,11 @@ class Foreign(AudioTokenizer):
         return batch
 
 
-# Settings that codes alone cannot keep, and why.
+# Settings that codes alone cannot keep: the value that is fine, and why others are not.
 REFUSED = {
-    "audio_channels": "senone's codes are of one channel",
-    "normalize": "the loudness that it takes off is not in the codes",
-    "chunk_length_s": "its stretches of codes overlap, so codes are not on one clock",
+    "audio_channels": (1, "senone's codes are of one channel"),
+    "normalize": (False, "the loudness that it takes off is not in the codes"),
+    "chunk_length_s": (None, "its stretches of codes overlap, so codes are not on one clock"),
 }
 
 
