@@ -29,6 +29,7 @@ SYSTEMS = hub.Registry(
         "spectral": "senone.models.spectral:Spectral",
         "speechtokenizer": "senone.models.speechtokenizer:SpeechTokenizer",
         "wav2vec2": "senone.models.wav2vec2:Wav2Vec2",
+        "xcodec2": "senone.models.xcodec2:XCodec2",
     },
 )
 # what is not a codec: its recipe, and `prepare`

@@ -116,7 +116,7 @@ def _step(
     task: Task, batch: Batch, recipe: Recipe, run: Run, device: torch.device, stopped: threading.Event
 ) -> tuple[dict[str, float], bool]:
     """Move every player once: the values to log, and whether some process was told to stop."""
-    names, values = [], []
+    names, values, moved = [], [], []
     for name in reversed(task.players):
         module, optim, rule = task.players[name], run.optim[name], recipe.optim[name]
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -132,11 +132,12 @@ def _step(
             group["lr"] = rule.rate(run.step, recipe.steps, run.moves[name])
         optim.step()
         run.moves[name] += 1
-        module.requires_grad_(False)  # who has moved is only listened to
+        own = [parameter for parameter in module.parameters() if parameter.requires_grad]  # not what a model froze
+        moved += [parameter.requires_grad_(False) for parameter in own]  # who has moved is only listened to
         names += [*losses, f"norm/{name}"]
         values += [*(loss.detach().float() for loss in losses.values()), norm.detach()]
-    for module in task.players.values():
-        module.requires_grad_(True)
+    for parameter in moved:
+        parameter.requires_grad_(True)
     told = torch.tensor(float(stopped.is_set()), device=device)
     *numbers, told = parallel.mean(torch.stack([*values, told])).tolist()  # the one question to a GPU in a step
     for name, value in zip(names, numbers, strict=True):
