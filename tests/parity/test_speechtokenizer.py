@@ -7,6 +7,7 @@ The package pins its world, so `pip install --no-deps speechtokenizer==1.0.1 ein
 import importlib.util
 import json
 import sys
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import senone
 from senone.audio import Audio
 from senone.errors import SenoneError
+from senone.interop.speechtokenizer import discriminators
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "speechtokenizer.safetensors"
 SETTINGS = {
@@ -174,6 +176,56 @@ def test_a_file_cut_short(tmp_path):
     (folder / "SpeechTokenizer.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(SenoneError, match="SpeechTokenizer.pt is cut short"):
         senone.load(folder)
+
+
+def test_the_official_discriminators_judge_alike(tmp_path, monkeypatch):
+    """Theirs want torchaudio, for one spectrogram: this one."""
+
+    class Spectrogram(torch.nn.Module):
+        def __init__(self, n_fft, hop_length, **_):
+            super().__init__()
+            self.hop = hop_length
+            self.register_buffer("window", torch.hann_window(n_fft))
+
+        def forward(self, x):
+            window = self.get_buffer("window")
+            y = torch.stft(x[:, 0], len(window), self.hop, window=window, center=False, return_complex=True)
+            return y[:, None] / window.square().sum().sqrt()
+
+    official(SETTINGS)
+    transforms = types.SimpleNamespace(Spectrogram=Spectrogram)
+    monkeypatch.setitem(sys.modules, "torchaudio", types.SimpleNamespace(transforms=transforms))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from speechtokenizer import discriminators as theirs
+
+        oracles = {
+            "mpd": theirs.MultiPeriodDiscriminator(),
+            "msd": theirs.MultiScaleDiscriminator(),
+            "mstftd": theirs.MultiScaleSTFTDiscriminator(4),
+        }
+    weights = {name: oracle.eval().state_dict() for name, oracle in oracles.items()}
+    torch.save({"generator": {}, "discriminators": weights}, tmp_path / "SpeechTokenizerTrainer_00000001")
+    ours = discriminators(tmp_path / "SpeechTokenizerTrainer_00000001")
+    wave = 0.3 * torch.randn(1, 2500)
+    with torch.no_grad():
+        for name, kind in (("mpd", "period"), ("msd", "scale"), ("mstftd", "stfts")):
+            logits, _, features, _ = oracles[name](wave[:, None], wave[:, None])
+            said = ours[kind](wave)
+            assert len(said) == len(logits)
+            for mine, logit, inner in zip(said, logits, features, strict=True):
+                # HiFi-GAN's lists have the logits at the end
+                pairs = [*zip(mine.features, inner, strict=name == "mstftd"), (mine.logits, logit.flatten(1))]
+                assert all(float((a - b).abs().max()) < 1e-4 * float(b.abs().max()) for a, b in pairs)
+
+
+def test_discriminators_that_are_none_are_named(tmp_path):
+    torch.save({"generator": {}}, tmp_path / "a.pt")
+    with pytest.raises(SenoneError, match="a.pt holds no discriminators"):
+        discriminators(tmp_path / "a.pt")
+    torch.save({"discriminators": {"mpd": {"x.y": torch.ones(1)}}}, tmp_path / "b.pt")
+    with pytest.raises(SenoneError, match="b.pt: 'mpd' is no discriminator"):
+        discriminators(tmp_path / "b.pt")
 
 
 def write() -> None:

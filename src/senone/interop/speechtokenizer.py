@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from senone import hub
 from senone.errors import SenoneError
 from senone.interop import InteropError, pickles
 from senone.models.speechtokenizer import Config, SpeechTokenizer, turned
+from senone.nn import discriminator as nets
 
 START, BOOK = "encoder.model.0.conv.conv", "quantizer.vq.layers.{}._codebook."
 SUFFIXES = (".pt", ".pth", ".bin", ".dev")
@@ -72,6 +73,59 @@ def from_tree(tree: Any, path: Path) -> SpeechTokenizer:
     return model.eval()
 
 
+def discriminators(path: str | Path) -> dict[str, nn.Module]:
+    """The discriminators in a file of the official trainer, SpeechTokenizerTrainer_NUMBER (its SpeechTokenizer_*.pt
+    have none), by the names that recipes call them: "period", "scale", "stfts"; in training mode.
+
+    What is what is told by the weights, whatever the file calls it. Weight and spectral norm are folded. Raises
+    InteropError or HubError naming the file and the key.
+    """
+    path = Path(path)
+    tree = pickles.read(path)
+    tables = tree.get("discriminators") if isinstance(tree, dict) else None
+    if not isinstance(tables, dict) or not tables:
+        raise InteropError(f"{path} holds no discriminators: only files of the official trainer do")
+    found = {}
+    for title, table in tables.items():
+        weights = pickles.tensors(table, path)
+        windows = tuple(len(value) for name, value in sorted(weights.items()) if name.endswith("spec_transform.window"))
+        try:
+            ours = _judges(weights)
+            width, last = len(ours["nets.0.0.bias"]), list(ours)[-1].removesuffix("bias") + "weight"
+            if windows:
+                kind, judge = "stfts", nets.MultiSTFT(width, windows)
+            elif ours["nets.0.0.weight"].ndim == 4:
+                kind, judge = "period", nets.MultiPeriod(width, ours[last].shape[2])
+            else:
+                kind, judge = "scale", nets.MultiScale(width, len({name.split(".")[1] for name in ours}))
+        except (KeyError, RuntimeError, IndexError) as error:
+            raise InteropError(f"{path}: '{title}' is no discriminator of SpeechTokenizer's: {error}") from None
+        hub.load_weights(judge, ours, f"{path}: '{title}'")
+        found[kind] = judge
+    return found
+
+
+def _judges(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """nets.NET.LAYER.weight and bias, of discriminators.NET.convs.LAYER; conv_post is the last layer."""
+    counts: dict[str, int] = {}
+    for net, layer in (name.split(".")[1:4:2] for name in weights if ".convs." in name):
+        counts[net] = max(counts.get(net, 0), int(layer) + 1)
+    ours = {}
+    for net in sorted(counts, key=int):
+        for layer in range(counts[net] + 1):
+            theirs = f"discriminators.{net}." + (f"convs.{layer}." if layer < counts[net] else "conv_post.")
+            part = {name.split(".")[-1]: value.float() for name, value in weights.items() if name.startswith(theirs)}
+            if "weight_orig" in part:  # spectral norm: the largest singular value, by its two vectors
+                weight, u, v = part["weight_orig"], part["weight_u"], part["weight_v"]
+                ours[f"nets.{net}.{layer}.weight"] = weight / (u @ weight.flatten(1) @ v)
+            elif "weight_g" in part:
+                ours[f"nets.{net}.{layer}.weight"] = _folded(part["weight_g"], part["weight_v"])
+            else:
+                ours[f"nets.{net}.{layer}.weight"] = part["weight"]
+            ours[f"nets.{net}.{layer}.bias"] = part["bias"]
+    return ours
+
+
 def _weights(tree: Any) -> dict[str, Any] | None:
     """The state dict of the model: the whole file, or "generator" of a trainer's."""
     for inner in (tree, tree.get("generator") if isinstance(tree, dict) else None):
@@ -87,7 +141,7 @@ def _config(weights: dict[str, Tensor], path: Path) -> Config:
     downs = [f"encoder.model.{3 * i + 3}.conv.conv.weight_v" for i in range(stages + 1)]  # the last one is the end
     levels = next(i for i in count() if BOOK.format(i) + "embed" not in shapes)
     try:
-        sizes = {
+        sizes: dict[str, Any] = {
             "n_filters": shapes[f"{START}.weight_v"][0],
             "strides": [shapes[name][2] // 2 for name in reversed(downs[:-1])],
             "dimension": shapes[downs[-1]][0],
