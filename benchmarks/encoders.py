@@ -90,9 +90,7 @@ def main() -> None:
         "ragged / its seconds (at most 1.25)": ("ours, ragged", "ours, the same seconds without padding"),
         "ragged, ours / transformers": ("ours, ragged", "transformers, ragged"),
     }
-    rows = {
-        name: [round(took[x][k] / took[y][k], 3) for k in (0, 1)] for name, (x, y) in ratios.items()
-    }
+    rows = {name: [round(took[x][k] / took[y][k], 3) for k in (0, 1)] for name, (x, y) in ratios.items()}
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads; outputs differ by {apart:.1e}")
     for name, (wall, process) in took.items():
         print(f"{name:45} {wall:7.3f} s wall {process:7.3f} s process")

@@ -1,6 +1,6 @@
 """How fast crops are made: seconds of sound per second of one core, decoding files and then from memory.
 
-    python benchmarks/loader.py ../shared/data/librispeech_train_clean_100_part [../shared/data/noise]
+python benchmarks/loader.py ../shared/data/librispeech_train_clean_100_part [../shared/data/noise]
 """
 
 import sys

@@ -75,11 +75,11 @@ def own(kind: str, wave: torch.Tensor) -> torch.Tensor:
         return model.encode(F.pad(x, (0, -x.shape[2] % 320))).audio_codes
     if kind == "neucodec":
         x = Audio(wave, 24000).resample(16000).wave[None]
-    if kind == "neucodec" or x.shape[2] % 320:  # their extractors add a sample, then fill up to whole hops
-        x = F.pad(F.pad(x, (0, 1)), (0, -(x.shape[2] + 1) % 320))
+    frames = -(-x.shape[2] // 320)
+    x = F.pad(F.pad(x, (0, 1)), (0, -(x.shape[2] + 1) % 320))  # their extractors add a sample, then fill up whole hops
     side = 0 if kind == "neucodec" else 160
     features = seamless(F.pad(x[0, 0], (side, side)).numpy())
-    return model.encode(x, input_features=features).audio_codes
+    return model.encode(x, input_features=features).audio_codes[:, :, :frames]
 
 
 def seamless(wave: np.ndarray) -> torch.Tensor:
@@ -116,7 +116,7 @@ def test_facts_come_from_the_config(kind, load):
     }[kind]
     spec = load(kind).spec
     assert (spec.sample_rate, spec.hop, spec.sizes) == (rate, hop, sizes)
-    assert load(kind).ragged == (kind in ("encodec", "mimi"))
+    assert load(kind).ragged == (kind in ("encodec", "mimi", "xcodec2"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,9 +174,16 @@ def test_saved_in_our_layout_it_is_the_same(kind, load, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_bare_model_does_by_itself(kind, load):
     found = {finding.law: finding.share for finding in load(kind).bare()}
-    assert (found["length"] == 1) == (kind != "dac")
+    assert (found["length"] == 1) == (kind not in ("dac", "xcodec2"))
     assert (found["batch"] == 1) == (kind in ("encodec", "mimi"))
     assert all(0.5 < found[law] for law in ("batch", "chunks")) and found["chunks"] < 1
+
+
+def test_x_codec2_is_the_same_with_and_without_the_prefix(folders, load):
+    """Transformers' net here, our own there."""
+    for samples in (6400, 6500):
+        audio = sound(samples, 16000)
+        assert torch.equal(load("xcodec2").encode(audio).data, senone.load(folders("xcodec2")).encode(audio).data)
 
 
 def test_settings_that_codes_cannot_keep_are_refused(tmp_path):
@@ -188,7 +195,7 @@ def test_settings_that_codes_cannot_keep_are_refused(tmp_path):
             senone.load(f"hf:{tmp_path / key}")
 
 
-def fake(name: str, codes, **more):
+def fake(name: str, codes, size: int):
     """A class of transformers whose `encode` gives what `codes(frames)` says."""
     from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -196,7 +203,7 @@ def fake(name: str, codes, **more):
         model_type = f"fake-{name}"
         sampling_rate: int = 1000
         hop_length: int = 100
-        codebook_size: int = 8
+        codebook_size: int = size
 
     class Fake(PreTrainedModel):
         config_class = FakeConfig
@@ -226,16 +233,18 @@ def test_a_new_kind_of_tokenizer_works_and_what_is_none_says_why(tmp_path):
         "Levelled": lambda n: {"audio_codes": [torch.zeros(1, n // 2), torch.zeros(1, n)]},
         "Latent": lambda n: {"latents": torch.zeros(1, 4, n)},
         "Short": lambda n: {"audio_codes": torch.zeros(1, 2, n - 1)},
+        "Sizeless": lambda n: {"audio_codes": torch.zeros(1, 2, n)},
         "Broken": lambda n: 1 / 0,
     }
     for name, codes in cases.items():
-        fake(name, codes).save_pretrained(tmp_path / name)
+        fake(name, codes, size=0 if name == "Sizeless" else 8).save_pretrained(tmp_path / name)
     plain = senone.load(f"hf:{tmp_path}/Plain")
     assert plain.encode(sound(250, 1000)).data.tolist() == [[[0, 1, 2], [3, 4, 5]]]
     for name, match in {
         "Levelled": r"a Levelled has codebooks at several rates \(2, 4 frames\), senone's codes have one",
         "Latent": "a Latent gives no audio_codes: it is no tokenizer of discrete units",
         "Short": "a Short makes 3 frames of 4 hops of 100 samples",
+        "Sizeless": "the config of a Sizeless lacks a sample rate, a hop, or the size of a codebook",
         "Broken": "a Broken cannot encode: division by zero",
     }.items():
         with pytest.raises(InteropError, match=match):

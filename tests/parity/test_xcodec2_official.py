@@ -1,7 +1,8 @@
 """The official X-codec2 is the oracle of ours, its files read by our reader: codes bit-equal, sound to 1e-4.
 
-The package pins its world, so it goes beside ours by `pip install --no-deps xcodec2==0.1.5 einops einx==0.4.3 frozendict
-vector-quantize-pytorch==1.17.8`; elsewhere `golden/xcodec2.safetensors` speaks for it, which running this file wrote.
+The package pins its world; `pip install --no-deps xcodec2==0.1.5 einops einx==0.4.3 frozendict
+vector-quantize-pytorch==1.17.8` puts it beside ours. Elsewhere `golden/xcodec2.safetensors` speaks for it: running this
+file wrote that.
 """
 
 import importlib.machinery

@@ -108,8 +108,8 @@ def test_a_paper_recipe_stopped_and_resumed_equals_a_run_without(system, folder,
 @pytest.mark.parametrize(
     ("system", "more", "said"),
     [
-        ("speechtokenizer", ["teacher=", "recipe=mini"], "has a head for a teacher: say teacher=NAME"),
-        ("xcodec2", ["teacher="], "XCodec2 is built around an encoder of speech: say teacher=NAME"),
+        ("speechtokenizer", ["teacher=''"], "has a head for a teacher: say teacher=NAME"),
+        ("xcodec2", ["teacher=''"], "XCodec2 is built around an encoder of speech: say teacher=NAME"),
         ("xcodec2", ["layer=avg"], "XCodec2 hears one layer of its teacher: say layer=NUMBER"),
     ],
 )

@@ -11,7 +11,8 @@ HEAVY = ("torch", "numpy", "soundfile", "safetensors", "huggingface_hub", "hypot
 
 AUDIO_TOKENIZER = {
     # the author's
-    "analyse", "synthesise", "quantizer", "causal", "context", "block", "delay", "exact", "ragged", "sample_rate", "hop",
+    "analyse", "synthesise", "quantizer", "causal", "context", "block", "delay", "exact", "ragged",
+    "sample_rate", "hop",
     # and what follows
     "encode", "decode", "stream", "resume", "spec", "decodes", "latency", "flush", "levels_for", "config",
     "from_pretrained", "save_pretrained", "push_to_hub", "Config", "model_type", "forward",

@@ -114,8 +114,8 @@ def swap(
     if not 2 <= from_level <= count:
         one = f"'{model}' has one level: nothing to swap"
         raise SenoneError(f"--from-level must be 2 to {count}, got {from_level}" if count > 1 else one)
-    both = [codes.concat(list(_encoded(tokenizer, name, count, denoise=False))) for name in (source, reference)]
-    _write(out, tokenizer, [codes.swap(*both, from_level)])
+    said, voice = (codes.concat(list(_encoded(tokenizer, name, count, denoise=False))) for name in (source, reference))
+    _write(out, tokenizer, [codes.swap(said, voice, from_level)])
 
 
 @app.command(epilog=examples("senone info spectral-mini", "senone info out.sno"))

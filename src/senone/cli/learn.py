@@ -12,7 +12,7 @@ from senone.cli.shared import app, bar, examples, load, say
 
 @app.command(epilog=examples("senone check spectral-mini", "senone check mycodec.py:MyCodec", "senone check hf:DIR"))
 def check(
-    name: Annotated[str, typer.Argument(help="A bundled name, a directory, org/repo, or file.py:Class.")],
+    name: Annotated[str, typer.Argument(help="A bundled name, a directory, org/repo, hf:DIR, or file.py:Class.")],
     hours: Annotated[float, typer.Option(help="Length of the long recording of the last law.", metavar="H")] = 0.01,
 ) -> None:
     """Try the laws that every tokenizer keeps; exits with 1 if one breaks, and prints the counter-example.

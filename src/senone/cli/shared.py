@@ -12,7 +12,9 @@ from senone.errors import SenoneError
 if TYPE_CHECKING:
     from senone.tokenizer import AudioTokenizer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a directory, org/repo, or file.py:Class.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A bundled name, directory, org/repo, hf:DIR, file.py:Class.")
+]
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

@@ -75,7 +75,7 @@ class Foreign(AudioTokenizer):
     """A tokenizer of transformers: (batch 1 samples) -> codes -> (batch 1 samples), one row and one window at a time.
 
     Rows never meet in a batch, so padding cannot change them. An end inside a frame is left to a model that fills it up
-    by itself (`ragged`: EnCodec, Mimi), else filled up with zeros, as transformers' feature extractors do.
+    by itself (`ragged`: EnCodec, Mimi, X-codec2), else filled up with zeros, as transformers' feature extractors do.
     NeuCodec hears 16 kHz and speaks 24: its clock is that of its voice.
     """
 
@@ -103,15 +103,16 @@ class Foreign(AudioTokenizer):
         self.sample_rate = next((rate for rate in rates if rate), 0)
         hop = getattr(theirs, "hop_length", None) or self.sample_rate / getattr(theirs, "frame_rate", float("inf"))
         self.hop = round(hop)
-        if not self.hop:
-            raise InteropError(f"the config of a {name} names no sample rate and hop")
+        steps = getattr(theirs, "quantization_levels", None)
+        size = prod(steps) if steps else getattr(theirs, "codebook_size", None)
+        if not (self.hop and size):
+            raise InteropError(f"the config of a {name} lacks a sample rate, a hop, or the size of a codebook")
         self.block, self.context = config.block, Context(config.context, config.context)
         self.eval()
         if not config.levels:  # never before weights are loaded: Mimi keeps tables that it made of them
             config = replace(config, levels=self._tried(), ragged=self._completes())
         self.config, self.ragged = config, config.ragged
-        steps = getattr(theirs, "quantization_levels", None)
-        self.quantizer = Given((prod(steps) if steps else theirs.codebook_size,) * config.levels)
+        self.quantizer = Given((size,) * config.levels)
 
     def train(self, mode: bool = True) -> "Foreign":
         """Nothing here is trained: dropout stays off."""
@@ -122,7 +123,7 @@ class Foreign(AudioTokenizer):
         self, wave: Float[Tensor, "batch 1 samples"], state: None = None
     ) -> tuple[Float[Tensor, "batch level frame"], None]:
         """The codes of a window, as floats."""
-        return self.codes(self.inputs(wave)).float(), None
+        return self.codes(self.inputs(wave))[:, :, : -(-wave.shape[2] // self.hop)].float(), None
 
     @torch.no_grad()
     def synthesise(
@@ -135,8 +136,8 @@ class Foreign(AudioTokenizer):
     def inputs(self, wave: Float[Tensor, "batch 1 samples"]) -> dict[str, Tensor]:
         """What the model's feature extractor gives it: the wave, and for X-codec2 and NeuCodec w2v-BERT's filter bank.
 
-        Whole hops make as many frames. The extractor of X-codec2 adds a hop, and a frame, to a recording of whole hops:
-        left out here. That of NeuCodec adds a hop too, and there the last frame needs it.
+        The extractor of X-codec2 appends 1 to `hop` zeros to any recording, so one of whole hops gets a frame more than
+        it fills. That of NeuCodec does the same, but its model leaves out a frame: only whole hops come to it here.
         """
         theirs = self.model.config
         heard = getattr(theirs, "input_sampling_rate", self.sample_rate)
@@ -149,6 +150,7 @@ class Foreign(AudioTokenizer):
         if theirs.model_type == "neucodec":
             wave = padded = F.pad(wave, (0, hop))
         else:
+            wave = F.pad(wave, (0, hop - wave.shape[2] % hop))
             padded = F.pad(wave, (hop // 2, hop // 2))
         count = torch.full((len(wave),), padded.shape[2], device=wave.device)
         mels = theirs.semantic_model_config.feature_projection_input_dim // 2
@@ -183,7 +185,8 @@ class Foreign(AudioTokenizer):
         if not isinstance(codes, Tensor):
             frames = ", ".join(str(level.shape[-1]) for level in codes)
             raise InteropError(f"a {name} has codebooks at several rates ({frames} frames), senone's codes have one")
-        if codes.shape[2] != PROBE:
+        spare = self.model.config.model_type == "xcodec2"
+        if codes.shape[2] != PROBE + spare:
             raise InteropError(f"a {name} makes {codes.shape[2]} frames of {PROBE} hops of {self.hop} samples")
         return codes.shape[1]
 
@@ -192,8 +195,8 @@ class Foreign(AudioTokenizer):
         """Whether a sample beyond whole frames makes one frame more."""
         samples = self._like().new_zeros(1, 1, (PROBE - 1) * self.hop + 1)
         try:
-            return self.codes({"input_values": samples}).shape[2] == PROBE
-        except Exception:  # whatever a foreign model may raise: it wants whole frames, or features
+            return self.codes(self.inputs(samples)).shape[2] == PROBE
+        except Exception:  # whatever a foreign model may raise
             return False
 
     @torch.no_grad()
@@ -207,13 +210,14 @@ class Foreign(AudioTokenizer):
         samples = frames * self.hop
         noise = 0.1 * torch.randn(1, 1, 2 * samples, generator=torch.Generator().manual_seed(0)).to(self._like())
         short, late, long = map(self.inputs, (noise[:, :, :samples], noise[:, :, samples:], noise))
-        alone, whole = self.codes(short), self.codes(long)
+        alone, whole = self.codes(short), self.codes(long)[:, :, : 2 * frames]
         back = self.sound(alone).shape[2]
         yield Finding("length", float(back == samples), f"{samples} samples come back as {back}")
+        alone, late = alone[:, :, :frames], self.codes(late)[:, :, :frames]
         padded = self.codes(self._batch([short, long]))[:1, :, :frames]
         share = float((padded == alone).double().mean())
         yield Finding("batch", share, f"{share:.1%} of the codes stay when a row is padded to twice its length")
-        share = float((torch.cat([alone, self.codes(late)], 2) == whole).double().mean())
+        share = float((torch.cat([alone, late], 2) == whole).double().mean())
         yield Finding("chunks", share, f"{share:.1%} of the codes stay when it comes in pieces of {seconds:g} s")
 
     def _batch(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:

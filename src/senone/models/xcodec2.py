@@ -222,8 +222,18 @@ class XCodec2(AudioTokenizer):
         self.decoder = Decoder(width, hop=self.hop, **sizes)
         if config.teach:
             self.leave_semantic, self.semantic_decoder = nn.Linear(other + width, other), SemanticNet(other)
+        self._start()
         self.semantic.requires_grad_(False)
         self.semantic.eval()
+
+    def _start(self) -> None:
+        """Weights to begin with on the way to the quantizer. From torch's own, which shrink what goes through by 1.7 a
+        layer, all that is said and heard would arrive in one cell; from these it spreads over a few hundred."""
+        sound, speech = self.acoustic_encoder, self.semantic_encoder
+        downs: list[Any] = [block.down for block in sound.blocks]
+        for layer in (*downs, sound.last, speech.first, speech.last, self.enter, self.quantizer.enter):
+            nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+        nn.init.normal_(sound.first.weight, std=2 * sound.first.weight[0].numel() ** -0.5)  # speech is no unit noise
 
     @classmethod
     def around(cls, encoder: Any, config: Config = Config(), layer: int | None = None) -> "XCodec2":
@@ -231,20 +241,23 @@ class XCodec2(AudioTokenizer):
 
         encoder: as `senone.load` gives it and `Units` describes it. It is written over `semantic`, `layer` and `pad` of
         the config: half of what its window has over a hop is padded on both sides. Weights above `layer`, and heads of
-        pre-training, are left out. Raises XCodec2Error for what is no encoder, or has another clock.
+        pre-training, are left out; what ends there ends as the encoder does, in a "pre" model with its LayerNorm, or
+        features would come at whatever scale the residuals have grown to (15 in hubert-mini). Raises XCodec2Error for
+        what is no encoder, or has another clock or no such layer.
         """
         if not isinstance(encoder, Pretrained) or not hasattr(encoder, "features"):
             raise XCodec2Error(f"a {type(encoder).__name__} is no encoder: it has no features")
         _fits(encoder, config.sample_rate, prod(config.strides))
         teacher: Any = encoder
-        own = teacher.config
-        kept = {"layers": layer, "classes": (), "entries": 0}  # of SpeechEncoder's and W2vBert's configs
-        if layer is None:
-            del kept["layers"]
-        own = replace(own, **{key: value for key, value in kept.items() if key in {f.name for f in fields(own)}})
+        known = {each.name for each in fields(teacher.config)}
+        depth = teacher.config.layers if "layers" in known else 0
+        if layer is not None and not 0 <= layer <= depth:
+            raise XCodec2Error(f"layer must be 0 to {depth}, got {layer}")
+        kept = {"layers": depth if layer is None else layer, "classes": (), "entries": 0}  # no heads of pre-training
+        own = replace(teacher.config, **{key: value for key, value in kept.items() if key in known})
         table = {"model_type": encoder.model_type, **configs.to_dict(own)}
         pad = (teacher.reach - teacher.hop) // 2
-        codec = cls(replace(config, semantic=table, layer=layer, pad=pad))
+        codec = cls(replace(config, semantic=table, layer=None, pad=pad))
         names = codec.semantic.state_dict()
         weights = {name: value for name, value in teacher.state_dict().items() if name in names}
         load_weights(codec.semantic, weights, f"the encoder {type(encoder).__name__}")
@@ -301,13 +314,16 @@ class XCodec2(AudioTokenizer):
         *,
         quantise: bool = True,
     ) -> Output:
-        """Training. The loss "semantic" is the mean square error of what the semantic decoder says (§3.1)."""
+        """Training. The loss "semantic" is the mean square error of what the semantic decoder says (§3.1).
+
+        Without `quantise` the vectors are bounded as always, not rounded, and there are no codes.
+        """
         samples = wave.shape[2]
         wave = F.pad(wave, (0, -samples % self.hop))
         said = self.semantics(wave)
         z = self._join(wave, said)
         none = z.new_zeros(len(z), 0, z.shape[2], dtype=torch.long)
-        quantized = self.quantizer(z, levels) if quantise else Quantized(z, none, {})
+        quantized = self.quantizer(z, levels) if quantise else Quantized(self.quantizer.smooth(z), none, {})
         out = self.synthesise(quantized.z)[0][:, :, :samples]
         losses = dict(quantized.losses)
         if self.config.teach:
@@ -332,7 +348,8 @@ def same(x: Float[Tensor, "batch time in"], layer: nn.Conv1d) -> Float[Tensor, "
 
 
 def _norm(x: Float[Tensor, "batch time width"], norm: nn.GroupNorm) -> Float[Tensor, "batch time width"]:
-    return norm(x.transpose(1, 2)[:, :, None]).squeeze(2).transpose(1, 2)
+    y = x.transpose(1, 2)[:, :, None]  # not through nn.GroupNorm, which refuses a single frame of 32 channels
+    return torch.group_norm(y, norm.num_groups, norm.weight, norm.bias, norm.eps).squeeze(2).transpose(1, 2)
 
 
 def _check(config: Config, hop: int) -> None:

@@ -98,9 +98,12 @@ class FSQ(nn.Module):
         """Straight-through rounding. There is one level: whatever `levels` says, it is in use."""
         with torch.autocast(z.device.type, enabled=False):
             y = self._bound(self.enter(full(z).transpose(1, 2)))
-            values = y + (self._rounded(y) - y).detach()
-            out = self.leave(values / (y.new_tensor(self.steps) // 2))
-        return Quantized(out.transpose(1, 2), self._codes(y.detach()), {})
+            return Quantized(self._out(y + (self._rounded(y) - y).detach()), self._codes(y.detach()), {})
+
+    def smooth(self, z: Float[Tensor, "batch dim frame"]) -> Float[Tensor, "batch dim frame"]:
+        """`forward` without rounding, to begin a training with."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self._out(self._bound(self.enter(full(z).transpose(1, 2))))
 
     @torch.no_grad()
     def encode(self, z: Float[Tensor, "batch dim frame"], levels: int | None = None) -> Int[Tensor, "batch 1 frame"]:
@@ -111,6 +114,9 @@ class FSQ(nn.Module):
         steps = torch.tensor(self.steps, device=codes.device)
         digits = codes[:, 0, :, None] // self._place(codes) % steps
         return self.leave((digits / (steps // 2) - 1).to(self.leave.weight)).transpose(1, 2)
+
+    def _out(self, y: Float[Tensor, "batch frame digit"]) -> Float[Tensor, "batch dim frame"]:
+        return self.leave(y / (y.new_tensor(self.steps) // 2)).transpose(1, 2)
 
     def _bound(self, y: Float[Tensor, "*shape digit"]) -> Float[Tensor, "*shape digit"]:
         steps = y.new_tensor(self.steps)
