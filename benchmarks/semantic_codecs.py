@@ -6,6 +6,8 @@ every answer is a ratio within one run; codes and sound are compared before anyt
 - speechtokenizer: encode to 8 levels and decode, beside the package `speechtokenizer` 1.0.1
   (`pip install --no-deps speechtokenizer==1.0.1 einops`).
 
+- xcodec2: encode, features and all, and decode, beside transformers' port, which opens what ours writes for it.
+
 Times are wall seconds and, since a machine may do other work, seconds of process time.
 """
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 import senone
 from senone.audio import Audio
@@ -69,7 +72,37 @@ def speechtokenizer(seconds: float) -> Runs:
     }
 
 
-CODECS: dict[str, Callable[..., Runs]] = {"speechtokenizer": speechtokenizer}
+def xcodec2(seconds: float) -> Runs:
+    """The same of X-codec2; the encoder's digits are spread, or all codes would be one. Of whole hops the port makes
+    one frame more than they fill, so the sound ends inside a hop."""
+    import transformers
+
+    wave = 0.1 * torch.randn(1, round(16000 * seconds) - 1, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    ours: Any = senone.load("xcodec2").eval()
+    digits = ours.quantizer.enter(ours.vectors(F.pad(wave, (0, 1))[None]).transpose(1, 2))[0]
+    ours.quantizer.enter.weight.div_(digits.std(0)[:, None])
+    ours.quantizer.enter.bias.copy_((ours.quantizer.enter.bias - digits.mean(0)) / digits.std(0))
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_pretrained(folder, format="transformers")
+        theirs: Any = transformers.Xcodec2Model.from_pretrained(folder).eval()
+    front = transformers.SeamlessM4TFeatureExtractor()
+    codes = ours.encode(Audio(wave, 16000))
+
+    def encode() -> Any:
+        whole = F.pad(wave, (0, 1))
+        inputs = front(F.pad(whole[0], (160, 160)).numpy(), sampling_rate=16000, return_tensors="pt")
+        return theirs.encode(whole[:, None], inputs["input_features"]).audio_codes
+
+    return {
+        "ours, encode": lambda: ours.encode(Audio(wave, 16000)).data,
+        "transformers, encode": encode,
+        "ours, decode": lambda: ours.decode(codes)[0].wave[None],
+        "transformers, decode": lambda: theirs.decode(codes.data).audio_values[:, :, : wave.shape[1]],
+    }
+
+
+CODECS: dict[str, Callable[..., Runs]] = {"speechtokenizer": speechtokenizer, "xcodec2": xcodec2}
 
 
 def in_turns(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
