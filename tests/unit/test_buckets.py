@@ -19,7 +19,7 @@ def store(tmp_path_factory):
     return Store(read(folder), 16000)
 
 
-def where(rng, cut, first, samples):
+def where(rng, cut, first, samples, speed):
     return {"first": np.array(first), "cut": np.array(int(cut.id)), "draw": np.array(rng.random())}
 
 
@@ -76,3 +76,17 @@ def test_unreadable_files_are_noted_and_others_taken(store, tmp_path):
     assert 1 not in cuts and [path[-5:] for path in data.skipped] == ["1.wav"]
     with pytest.raises(DataError, match="no recording is 9 s long"):
         Buckets(store, 6, 2, where, shortest=9)
+
+
+def test_at_another_speed_a_crop_has_another_length_and_its_extras_know(store):
+    said = []
+    data = Buckets(store, 8, 3, lambda rng, cut, first, samples, speed: said.append((samples, speed)) or {}, speed=0.2)
+    factors = set()
+    for step in range(30):
+        batch = data.batch(step)
+        samples, speed = said[-1]
+        assert batch["samples"] == samples and (samples - 400) % 320 == 0
+        assert batch["wave"].shape[1] == round(samples * speed) and batch["wave"].shape[1] % 320 == 0
+        assert (batch["wave"][:, -1] > 0).all()  # sound to the end
+        factors.add(speed)
+    assert 0.75 < min(factors) < 0.9 and 1.1 < max(factors) < 1.25

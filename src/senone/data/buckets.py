@@ -12,8 +12,8 @@ from senone.data.manifest import Cut, DataError
 
 NEIGHBOURS = 8  # rows come from so many times the rows of a batch, around a random place in the order of length
 
-# what else a row needs: (random numbers, cut, first sample, samples) -> arrays by name
-Extra = Callable[[np.random.Generator, Cut, int, int], dict[str, np.ndarray]]
+# what else a row needs: (random numbers, cut, first sample, samples, speed) -> arrays by name
+Extra = Callable[[np.random.Generator, Cut, int, int, float], dict[str, np.ndarray]]
 
 
 class Buckets:
@@ -23,6 +23,9 @@ class Buckets:
     recording, but no more than `longest` seconds, in whole frames of `hop` samples and `reach` - `hop` on top; every
     crop starts on a whole frame. A recording is drawn as often as it is long; those under `shortest` seconds are left
     out. Process `rank` of `world` gets its share of the rows. Raises DataError where nothing is long enough.
+
+    With `speed`, a batch is to be heard up to so much faster or slower, pitch and all: its wave has that many more
+    or fewer samples, which whoever trains resamples to its "samples".
     """
 
     def __init__(
@@ -36,11 +39,12 @@ class Buckets:
         reach: int = 400,
         shortest: float = 1.0,
         gain: float = 0.0,
+        speed: float = 0.0,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.store, self.seconds, self.longest, self.extra = store, seconds, longest, extra
+        self.store, self.seconds, self.longest, self.extra, self.speed = store, seconds, longest, extra, speed
         self.hop, self.reach, self.gain, self.seed, self.rank, self.world = hop, reach, gain, seed, rank, world
         lengths = np.array([cut.seconds for cut in store.cuts])
         order = np.argsort(lengths, kind="stable")
@@ -63,11 +67,15 @@ class Buckets:
         first, end = max(0, middle - near), min(len(self.order), middle + near + 1)
         picked = [self._draw(rng, first, end) for _ in range(self._rows(first))]
         rows = self._rows(min(picked))  # of the recordings drawn, not of all that might have been
-        shortest = round(min(self.longest, min(self.lengths[picked])) * self.store.rate)
+        speed = 1 + self.speed * (2 * rng.random() - 1)
+        shortest = round(min(self.longest, min(self.lengths[picked]) / speed) * self.store.rate)
         samples = (shortest - self.reach) // self.hop * self.hop + self.reach
+        if self.speed:
+            speed = max(1, int(samples * speed / self.hop)) * self.hop / samples  # a length that an FFT likes
         share = range(self.rank * rows // self.world, (self.rank + 1) * rows // self.world)
-        made = [self._row(step, row, picked[row], samples, first, end) for row in share]
-        return {key: torch.from_numpy(np.stack([row[key] for row in made])) for key in made[0]} | {"step": step}
+        made = [self._row(step, row, picked[row], samples, speed, first, end) for row in share]
+        stacked = {key: torch.from_numpy(np.stack([row[key] for row in made])) for key in made[0]}
+        return stacked | {"step": step, "samples": samples}
 
     def stream(self, step: int = 0) -> Iterator[Batch]:
         """The batches from `step` on, made ahead of time."""
@@ -84,20 +92,23 @@ class Buckets:
         drawn = before + rng.random() * (self.ends[end - 1] - before)
         return min(int(np.searchsorted(self.ends, drawn, side="right")), end - 1)
 
-    def _row(self, step: int, row: int, place: int, samples: int, first: int, end: int) -> dict[str, np.ndarray]:
+    def _row(
+        self, step: int, row: int, place: int, samples: int, speed: float, first: int, end: int
+    ) -> dict[str, np.ndarray]:
+        heard = round(samples * speed)
         rng = np.random.default_rng((self.seed, step, row))
         for _ in range(TRIES):
             index = int(self.order[place])
             cut = self.store.cuts[index]
-            room = round(cut.seconds * self.store.rate) - samples
+            room = round(cut.seconds * self.store.rate) - heard
             begin = int(rng.integers(max(0, room) // self.hop + 1)) * self.hop
             try:
-                piece = self.store.piece(index, begin, samples)
+                piece = self.store.piece(index, begin, heard)
             except AudioError as error:
                 self.store.skipped[cut.path] = str(error)
                 place = self._draw(rng, first, end)
                 continue
-            wave = np.zeros(samples, np.float32)  # a file may be a little shorter than its manifest says
-            wave[: len(piece)] = piece[:samples] * np.float32(augment.gain(rng, self.gain))
-            return {"wave": wave, **self.extra(rng, cut, begin, samples)}
+            wave = np.zeros(heard, np.float32)  # a file may be a little shorter than its manifest says
+            wave[: len(piece)] = piece[:heard] * np.float32(augment.gain(rng, self.gain))
+            return {"wave": wave, **self.extra(rng, cut, begin, samples, speed)}
         raise DataError(f"{TRIES} files in a row cannot be read; {next(iter(self.skipped.values()))}")

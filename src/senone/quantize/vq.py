@@ -131,9 +131,11 @@ class ResidualVQ(nn.Module):
             commit = x.new_zeros(len(x))
             # asked once a step, not once a level: on a GPU each question waits for all work before it
             fresh = self.training and not bool(torch.stack([book.moves for book in self]).all())
+            used = use.tolist() if self.training else []
             for i, book in enumerate(self):
                 active = (use > i).float()[:, None, None]
-                rows = residual.detach()[use > i].flatten(0, 1) if self.training else residual[:0].flatten(0, 1)
+                some = _first(use <= i, sum(n > i for n in used))
+                rows = residual.detach()[some].flatten(0, 1)
                 if fresh and not int(book.moves) and len(_gather(rows)):
                     book.initialise(rows)
                 index = book.nearest(residual.detach().flatten(0, 1))
@@ -142,7 +144,7 @@ class ResidualVQ(nn.Module):
                 # the residual may carry the gradient of z, never that of a code
                 commit = commit + (residual - part.detach()).square().mean((1, 2)) * active[:, 0, 0]
                 if self.training:
-                    book.learn(rows, codes[-1][use > i].flatten())
+                    book.learn(rows, codes[-1][some].flatten())
                 residual, total = residual - part.detach() * active, total + part.detach() * active
             z = x + (total - x).detach()
         return Quantized(z.transpose(1, 2), torch.stack(codes, 1), {"commit": (commit / use).mean()})
@@ -162,6 +164,11 @@ class ResidualVQ(nn.Module):
     def decode(self, codes: Int[Tensor, "batch level frame"]) -> Float[Tensor, "batch dim frame"]:
         parts = [book(codes[:, i]) for i, book in enumerate(islice(self, codes.shape[1]))]
         return torch.stack(parts).sum(0).transpose(1, 2)
+
+
+def _first(last: Tensor, count: int) -> Tensor | slice:
+    """Where `last` is false, in order, given that this is so `count` times: a GPU need not say how often."""
+    return slice(None) if count == len(last) else last.byte().argsort(stable=True)[:count]
 
 
 def _sample(x: Tensor, count: int) -> Tensor:

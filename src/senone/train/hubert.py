@@ -18,6 +18,7 @@ from senone.nn.mask import spans
 from senone.train import parallel
 from senone.train.optim import Optimiser
 from senone.train.task import Batch, Recipe, TrainError
+from senone.train.teacher import resampled
 
 SETTLED = 500  # steps after which a guard may speak
 
@@ -25,7 +26,8 @@ SETTLED = 500  # steps after which a guard may speak
 @dataclass(frozen=True)
 class HubertRecipe(Recipe):
     """What HuBERT adds: labels, the files that `senone units` wrote (separated by commas, one for each set); mask_p,
-    the share of frames where a masked span starts, and its mask_length in frames. crop: the longest.
+    the share of frames where a masked span starts, and its mask_length in frames. crop: the longest. speed: crops are
+    heard up to so much faster or slower, other voices as it were, whose units stay those of the true ones.
 
     weights.unmasked is alpha's other side (eq. 1): 0 in the paper; a run of hours on one core learns to hear by it.
     """
@@ -35,6 +37,7 @@ class HubertRecipe(Recipe):
     mask_length: int = 10
     crop: float = 15.625
     gain: float = 0.0
+    speed: float = 0.0
     optim: dict[str, Optimiser] = field(
         default_factory=lambda: {"encoder": Optimiser(betas=(0.9, 0.98), eps=1e-6, decay=0.01, schedule="linear")}
     )
@@ -56,7 +59,7 @@ class HubertTask:
     def losses(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """Divided by the number of frames over all processes, as one process would."""
         model: Any = self.players[player]
-        encoded = model(batch["wave"], mask=batch["mask"])
+        encoded = model(resampled(batch["wave"], batch["samples"]), mask=batch["mask"])
         out = model.predict(encoded.x, batch["labels"], batch["mask"])
         self._steps = batch["step"]
         sums = torch.stack([out.loss.detach().sum(), out.correct.sum(), out.count.float() * len(out.loss)])
@@ -108,10 +111,12 @@ class Targets:
     def __init__(self, model: Hubert, labels: list[Labels], recipe: HubertRecipe) -> None:
         self.model, self.labels, self.recipe = model, labels, recipe
 
-    def __call__(self, rng: np.random.Generator, cut: Cut, first: int, samples: int) -> dict[str, np.ndarray]:
+    def __call__(
+        self, rng: np.random.Generator, cut: Cut, first: int, samples: int, speed: float
+    ) -> dict[str, np.ndarray]:
         """Each frame takes the label under its middle."""
         frames = int(self.model.frames(samples))
-        middle = first + np.arange(frames) * self.model.hop + self.model.reach // 2
+        middle = first + (speed * (np.arange(frames) * self.model.hop + self.model.reach // 2)).astype(np.int64)
         sets = []
         for labels in self.labels:
             units = labels[cut]
@@ -140,6 +145,7 @@ def prepare(recipe: Any) -> tuple[HubertTask, Buckets]:
         hop=model.hop,
         reach=model.reach,
         gain=recipe.gain,
+        speed=recipe.speed,
         seed=recipe.seed,
         rank=parallel.rank(),
         world=parallel.world(),

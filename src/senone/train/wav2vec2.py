@@ -19,6 +19,7 @@ from senone.quantize.gumbel import diversity, gumbel, perplexity, temperature
 from senone.train import parallel
 from senone.train.optim import Optimiser
 from senone.train.task import Batch, Recipe, TrainError
+from senone.train.teacher import resampled
 
 SETTLED = 500  # steps after which a guard may speak
 
@@ -27,7 +28,7 @@ SETTLED = 500  # steps after which a guard may speak
 class Wav2Vec2Recipe(Recipe):
     """What wav2vec 2.0 adds: mask_p, the share of frames where a masked span starts, and its mask_length in frames;
     negatives: distractors of a frame. temperature: of the Gumbel-softmax, at first, at last, and its factor in every
-    step. crop: the longest."""
+    step. crop: the longest. speed: crops are heard up to so much faster or slower."""
 
     mask_p: float = 0.065
     mask_length: int = 10
@@ -35,6 +36,7 @@ class Wav2Vec2Recipe(Recipe):
     temperature: tuple[float, float, float] = (2.0, 0.5, 0.999995)
     crop: float = 15.625
     gain: float = 0.0
+    speed: float = 0.0
     optim: dict[str, Optimiser] = field(
         default_factory=lambda: {"encoder": Optimiser(betas=(0.9, 0.98), eps=1e-6, decay=0.01, schedule="linear")}
     )
@@ -62,7 +64,8 @@ class Wav2Vec2Task:
         model, self._steps = self.players[player], batch["step"]
         noise, negatives = self._draw(batch["mask"], batch["key"])
         tau = temperature(self._steps, *self.recipe.temperature)
-        out: Contrasted = model.pretrain(batch["wave"], batch["mask"], tau, negatives, noise)  # type: ignore[operator]
+        wave = resampled(batch["wave"], batch["samples"])
+        out: Contrasted = model.pretrain(wave, batch["mask"], tau, negatives, noise)  # type: ignore[operator]
         count, world = parallel.total(out.count.float()), parallel.world()
         mine = out.usage * out.count / count
         usage = parallel.total(mine.detach().clone()) + world * (mine - mine.detach())
@@ -127,7 +130,9 @@ class Masks:
     def __init__(self, model: Wav2Vec2, recipe: Wav2Vec2Recipe) -> None:
         self.model, self.recipe = model, recipe
 
-    def __call__(self, rng: np.random.Generator, cut: Cut, first: int, samples: int) -> dict[str, np.ndarray]:
+    def __call__(
+        self, rng: np.random.Generator, cut: Cut, first: int, samples: int, speed: float
+    ) -> dict[str, np.ndarray]:
         frames = int(self.model.frames(samples))
         mask = spans(frames, self.recipe.mask_p, self.recipe.mask_length, rng=rng)
         return {"mask": mask, "key": np.array(rng.integers(2**63))}
@@ -146,6 +151,7 @@ def prepare(recipe: Any) -> tuple[Wav2Vec2Task, Buckets]:
         hop=model.hop,
         reach=model.reach,
         gain=recipe.gain,
+        speed=recipe.speed,
         seed=recipe.seed,
         rank=parallel.rank(),
         world=parallel.world(),
