@@ -8,16 +8,17 @@ if TYPE_CHECKING:
     from senone.audio import Audio
     from senone.codes import Codes
     from senone.hub import load
+    from senone.lm import LanguageModel
     from senone.tokenizer import AudioTokenizer
 
-__all__ = ["Audio", "AudioTokenizer", "Codes", "load"]
+__all__ = ["Audio", "AudioTokenizer", "Codes", "LanguageModel", "load"]
 
 try:
     __version__ = version("senone")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+source"
 
-_HOME = {"Audio": "audio", "AudioTokenizer": "tokenizer", "Codes": "codes", "load": "hub"}
+_HOME = {"Audio": "audio", "AudioTokenizer": "tokenizer", "Codes": "codes", "LanguageModel": "lm", "load": "hub"}
 
 
 def __getattr__(name: str) -> Any:

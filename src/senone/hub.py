@@ -58,6 +58,7 @@ def unknown(kind: str, name: str, names: list[str]) -> str:
 MODELS = Registry(
     "model type",
     {
+        "senone_bigram": "senone.models.bigram:Bigram",
         "senone_ctc": "senone.models.ctc:Recogniser",
         "senone_hubert": "senone.models.hubert:Hubert",
         "senone_mfcc": "senone.models.units:MFCC",

@@ -25,6 +25,10 @@ METHODS = {
     },
     "senone.tokenizer:AudioTokenizer": AUDIO_TOKENIZER,
     "senone.tokenizer:Stream": {"encode", "decode", "latency", "save"},
+    "senone.lm:LanguageModel": {
+        "vocab", "bos", "forward", "scored", "score", "config",
+        "from_pretrained", "save_pretrained", "push_to_hub", "Config", "model_type",
+    },
     "senone.testing:Law": {"name", "ok", "detail"},
 }  # fmt: skip
 
@@ -34,7 +38,7 @@ def python(code: str) -> str:
 
 
 def test_the_names_of_the_package():
-    assert sorted(senone.__all__) == ["Audio", "AudioTokenizer", "Codes", "load"]
+    assert sorted(senone.__all__) == ["Audio", "AudioTokenizer", "Codes", "LanguageModel", "load"]
     assert all(getattr(senone, name).__name__ == name for name in senone.__all__)
     assert senone.__version__[0].isdigit()
     with pytest.raises(AttributeError, match="no attribute 'Audi'"):
@@ -64,7 +68,7 @@ def test_the_members_of_the_values(name):
 
 def test_every_error_is_a_senone_error():
     """So that the command line can print one sentence for each."""
-    from senone import audio, codes, config, errors, hub, tree
+    from senone import audio, codes, config, errors, hub, lm, tree
 
-    for kind in (audio.AudioError, codes.CodesError, config.ConfigError, hub.HubError, tree.TreeError):
+    for kind in (audio.AudioError, codes.CodesError, config.ConfigError, hub.HubError, lm.LMError, tree.TreeError):
         assert issubclass(kind, errors.SenoneError) and kind.__doc__
