@@ -12,7 +12,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,11 +20,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from senone.errors import SenoneError
-from senone.eval.units import EvalError
+from senone.eval.child import RATE, Status, Unmeasurable
 from senone.hub import Registry
 
-RATE = 16000
-Status = Literal["ok", "na", "too_short", "no_speech", "error", "crashed"]
+__all__ = ["METRICS", "PRESETS", "RATE", "Column", "Item", "Metric", "Plain", "Score", "Unmeasurable", "measure"]
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,6 @@ class Metric(Protocol):
     def __call__(self, item: Item) -> Score: ...
 
 
-class Unmeasurable(EvalError):
-    """Raised inside a metric that has no value for an item: becomes a Score of that status, with this sentence."""
-
-    def __init__(self, status: Status, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status: Status = status
-
-
 @dataclass(frozen=True)
 class Plain:
     """The usual metric: a function of the item, and what its value depends on.
@@ -101,7 +92,7 @@ class Plain:
     files: tuple[str, ...] = ()
     facts: str = "1"
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Readable: name, facts, versions of packages, hashes of weights; what is missing says so."""
         packages = [f"{name}=={version(name) or 'missing'}" for name in self.packages]
