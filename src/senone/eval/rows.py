@@ -26,6 +26,7 @@ from jaxtyping import Int
 from senone.eval.units import EvalError
 
 ORIGINAL = "original"  # the system whose audio is the reference
+KBPS, DELAY = "kbps", "delay"  # metrics of the bench itself: kilobits (weight: seconds), and samples
 LONGEST = 80  # characters of a slug
 
 
