@@ -9,8 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from senone.eval.units import EvalError, entropy, joint, phones_at, quality, runs, unstressed
+from senone import Audio
+from senone.eval.corpus import Utterance
+from senone.eval.stability import DISTURBANCES, stability
+from senone.eval.unitbench import Spoken, measure
+from senone.eval.units import EvalError, Rates, entropy, joint, phones_at, quality, rates, runs, unstressed
+from senone.models.units import MFCC, Units
 
 
 def brute(pairs):
@@ -137,6 +143,95 @@ def test_intervals_that_make_no_sense_are_refused():
 
 def test_stress_is_a_trailing_digit():
     assert [unstressed(x) for x in ("AH0", "ER1", "sil", "s2", "1")] == ["AH", "ER", "sil", "s", "1"]
+
+
+def test_rates_by_hand():
+    """0 0 1 1 2 2 3 3 of 1024 at 50 Hz: 500 b/s in name, 100 in entropy (spec D.3), half the tokens without runs."""
+    got = rates([np.array([[0, 0, 1, 1, 2, 2, 3, 3]])], (1024,), 50)
+    assert got == Rates(50, 500, 100, 25, 50)
+    # two levels: 8 frames in two utterances; a frame repeats if both levels do; the border is no repetition
+    rows = [np.array([[0, 0, 0, 1], [5, 5, 6, 6]]), np.array([[1, 1, 1, 1], [6, 6, 7, 7]])]
+    got = rates(rows, (2, 8, 4), 25)
+    assert (got.token_rate, got.bitrate) == (50, 100) and got.entropy_bitrate == pytest.approx(
+        25 * (0.954434 + 1.5), abs=1e-4
+    )
+    kept = [[0, 0, 1, 1, 1], [5, 6, 6, 6, 7]]  # frames 0, 2, 3 and 0, 2
+    bits = sum(entropy(np.unique(row, return_counts=True)[1]) / log(2) for row in kept)
+    assert got.run_rate == pytest.approx(50 * 5 / 8) and got.run_bitrate == pytest.approx(25 * 5 / 8 * bits)
+    with pytest.raises(EvalError, match="no codes"):
+        rates([np.zeros((1, 0), int)], (4,), 50)
+
+
+def hum(*tones, seconds=0.4):
+    t = np.arange(round(seconds * 16000)) / 16000
+    wave = np.concatenate([0.3 * np.sin(2 * np.pi * tone * t) for tone in tones])
+    return Audio(
+        torch.from_numpy(wave + 0.003 * np.random.default_rng(0).standard_normal(len(wave))).float()[None], 16000
+    )
+
+
+def hearing(*tones):
+    """MFCC units with a centroid in the middle of each tone."""
+    units = Units.of(MFCC(), len(tones))
+    z = units.analyse(hum(*tones).wave[None])[0][0].T
+    units.quantizer.centroids.copy_(z[20 :: len(z) // len(tones)][: len(tones)])
+    return units
+
+
+def test_stability_counts_what_changed():
+    """Against a loop over the definition: units of the disturbed recording, brought back with the fewest edits."""
+    units, audio = hearing(200, 700, 2500), hum(200, 2500, 700)
+    got = stability(units, [audio])
+    assert set(got) == set(DISTURBANCES) and all(len(each) == 1 for each in got.values())
+    clean = units.encode(audio).data[0, 0].tolist()
+    later = units.encode(Audio(audio.wave[:, 320:], 16000)).data[0, 0].tolist()
+    table = np.zeros((len(clean) + 1, len(later) + 1), int)
+    for i in range(len(clean) + 1):
+        for j in range(len(later) + 1):
+            ways = [table[i - 1, j] + 1] if i else []
+            ways += [table[i, j - 1] + 1] if j else []
+            ways += [table[i - 1, j - 1] + (clean[i - 1] != later[j - 1])] if i and j else []
+            table[i, j] = min(ways, default=0)
+    assert got["offset"][0] == table[-1, -1] / len(clean) >= 2 / 120  # two frames are not there any more
+    assert got["gain"][0] < 0.1 and got["noise"][0] < 0.2 and got["shift"][0] < 0.1
+    assert stability(units, [audio]) == got
+    still = hearing(700)
+    assert stability(still, [audio]) | {"offset": [2 / 120]} == dict.fromkeys(DISTURBANCES, [0.0]) | {
+        "offset": [2 / 120]
+    }
+    with pytest.raises(EvalError, match="no recordings to disturb"):
+        stability(units, [])
+    with pytest.raises(EvalError, match="a recording of 100 samples is too short"):
+        stability(units, [Audio(torch.randn(1, 100), 16000)])
+
+
+def test_all_of_it_on_units_that_hear_the_phones(tmp_path):
+    """Three speakers say three hums in every order that two neighbours of H allow: units tell them all apart."""
+    spoken = []
+    for speaker in range(3):
+        for k, middle in enumerate((200, 700, 200, 700)):
+            file = tmp_path / f"{speaker}-{k}.wav"
+            hum(1500 + 10 * speaker, middle * (1 + speaker / 100), 2500).save(file)
+            phones = [(0.0, 0.4, "H"), (0.4, 0.8, f"{'AE'[middle == 700]}1"), (0.8, 1.2, "I")]
+            spoken.append(Spoken(Utterance(file.stem, str(file), f"s{speaker}", 1.2, None, ""), phones))
+    units, heard = hearing(1500, 200, 700, 2500), []
+    got = measure(units, spoken, disturbed=2, heard=heard.append)
+    assert (got.utterances, got.seconds, got.used) == (12, pytest.approx(14.4), 4) and sum(heard) == got.seconds
+    assert got.quality is not None and got.quality.pnmi > 0.9 and got.quality.phones == 4
+    assert got.early is not None and got.late is not None and max(got.early, got.late) < got.quality.pnmi
+    assert got.abx is not None and (got.abx.within, got.abx.across, got.abx.segments) == (0, 0, 12)
+    assert got.expected == pytest.approx(4) and got.stability is not None and got.rates.bitrate == 200
+    for on in ("features", "tokens"):
+        assert measure(units, spoken, on=on, disturbed=0).abx == got.abx
+    deaf = measure(hearing(700), spoken, disturbed=0)
+    assert deaf.abx is not None and (deaf.abx.within, deaf.abx.across) == (0.5, 0.5) and deaf.stability is None
+    mute = measure(units, [Spoken(item.utterance) for item in spoken], disturbed=0)
+    assert mute.quality is mute.abx is mute.early is None and mute.rates == got.rates
+    for wrong, says in (({"on": "waves"}, "ABX is of one of"), ({"levels": 2}, "levels must be 1 to 1")):
+        with pytest.raises(Exception, match=says):
+            measure(units, spoken, **wrong)
+    with pytest.raises(EvalError, match="there are no utterances"):
+        measure(units, [])
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from senone.data.labels import Writer
 from senone.data.manifest import SUFFIXES, Cut, DataError, read
 from senone.models.units import Units
 from senone.quantize.kmeans import Fitted, fit
+from senone.tokenizer import AudioTokenizer
 
 PIECE = 10.0  # seconds read at once
 Hear = Callable[[Cut, str | None], None]  # a recording is done; or why it was left out
@@ -90,8 +91,11 @@ def label(cut: Cut, units: Units) -> Int[Tensor, "frame"]:
     return torch.cat([*parts, stream.encode(torch.zeros(1, 0), last=True).data], 2)[0, 0]
 
 
-def vectors(units: Units, pieces: Iterable[Float[Tensor, "1 samples"]]) -> Iterator[Float[Tensor, "frame width"]]:
-    """What `units` would cluster: features of one recording, window by window, as `encode` sees them."""
+def vectors(
+    units: AudioTokenizer, pieces: Iterable[Float[Tensor, "1 samples"]]
+) -> Iterator[Float[Tensor, "frame width"]]:
+    """What `units` would cluster, or any tokenizer quantise: vectors of one recording, window by window, as `encode`
+    sees them."""
     model, like = units._coder()
     state = None
     for piece in pieces:

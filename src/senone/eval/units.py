@@ -1,11 +1,15 @@
-"""How well units follow phones: purity, phone-normalised mutual information, runs (HuBERT, 2106.07447, section IV-E).
+"""What units are worth: how well they follow phones, and what they cost.
 
 phones = phones_at([(0.0, 0.14, "sil"), (0.14, 0.29, "AH0")], frames=14, hop=320, rate=16000)
 quality([(phones, codes.data[0, 0].tolist())]).pnmi
+rates([codes.data[0].numpy()], (500,), frame_rate=50).entropy_bitrate
+
+Purity, phone-normalised mutual information, runs: HuBERT, 2106.07447, section IV-E.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import log, log2
 
 import numpy as np
 from jaxtyping import Int
@@ -114,3 +118,43 @@ def phones_at(intervals: Iterable[Interval], frames: int, hop: int, rate: int) -
 def unstressed(label: str) -> str:
     """ARPABET without its stress digit: AH0 is AH."""
     return label.rstrip("0123456789") or label
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What units cost, in tokens and bits a second, over all levels.
+
+    bitrate: at log2(size) bits a token. entropy_bitrate: at each level's entropy, without memory (Zero Resource Speech
+    Challenge 2019). run_rate, run_bitrate: the same two without frames that repeat, in all levels, the one before: what
+    language models of units are trained on; how long a run was is then lost.
+    """
+
+    token_rate: float
+    bitrate: float
+    entropy_bitrate: float
+    run_rate: float
+    run_bitrate: float
+
+
+def rates(utterances: Iterable[Int[np.ndarray, "level frame"]], sizes: Sequence[int], frame_rate: float) -> Rates:
+    """Of the codes of utterances; nothing runs on over their borders. Raises EvalError where there are no codes."""
+    rows = [row for row in utterances if row.shape[1]]
+    if not rows:
+        raise EvalError("there are no codes to count")
+    levels, frames = len(rows[0]), sum(row.shape[1] for row in rows)
+    changed = [np.append(True, (row[:, 1:] != row[:, :-1]).any(0)) for row in rows]
+    whole, kept = (
+        np.concatenate(rows, 1),
+        np.concatenate([row[:, at] for row, at in zip(rows, changed, strict=True)], 1),
+    )
+    bits, run_bits = (
+        sum(entropy(np.unique(level, return_counts=True)[1]) for level in x) / log(2) for x in (whole, kept)
+    )
+    share = kept.shape[1] / frames
+    return Rates(
+        token_rate=frame_rate * levels,
+        bitrate=frame_rate * sum(log2(size) for size in sizes[:levels]),
+        entropy_bitrate=frame_rate * bits,
+        run_rate=frame_rate * levels * share,
+        run_bitrate=frame_rate * share * run_bits,
+    )

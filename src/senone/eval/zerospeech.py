@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Int
 
 from senone.audio import Audio
+from senone.eval.stats import intervals
 from senone.eval.units import EvalError
 from senone.lm import LanguageModel
 from senone.tokenizer import AudioTokenizer
@@ -194,10 +195,8 @@ def _beats(right: float, wrong: float) -> float:
     return float(right > wrong) + 0.5 * (right == wrong)
 
 
-def _share(won: np.ndarray, seed: int, draws: int = 10_000) -> Share:
-    rng = np.random.default_rng(seed)
-    means = np.concatenate([won[rng.integers(0, len(won), (100, len(won)))].mean(1) for _ in range(draws // 100)])
-    low, high = np.percentile(means, (2.5, 97.5))
+def _share(won: np.ndarray, seed: int) -> Share:
+    (low,), (high,) = intervals(won[:, None], np.ones((len(won), 1)), seed)
     return Share(float(won.mean()), float(low), float(high), len(won))
 
 
