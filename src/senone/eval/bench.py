@@ -18,14 +18,15 @@ import soundfile
 
 from senone.errors import SenoneError
 from senone.eval import summary
-from senone.eval.align import Alignment, aligned, delay
+from senone.eval.align import ALIGNMENTS, Alignment, aligned, delay
 from senone.eval.card import card
 from senone.eval.corpus import Corpus, Utterance
-from senone.eval.metrics import METRICS, RATE, Item, Metric, measure
+from senone.eval.metrics import METRICS, PRESETS, RATE, Item, Metric, measure
 from senone.eval.pool import Crashed, over_processes, over_ray
 from senone.eval.rows import (
     DELAY,
     KBPS,
+    NO_PHASE,
     ORIGINAL,
     Book,
     Row,
@@ -38,6 +39,7 @@ from senone.eval.rows import (
 )
 from senone.eval.systems import Coded, System, system
 from senone.eval.units import EvalError
+from senone.hub import unknown
 
 OWN = {KBPS: "1", DELAY: "1"}
 LOST = RATE // 4  # samples that a decoded wave may lack
@@ -68,6 +70,34 @@ class Task:
     utterance: Utterance
     todo: tuple[tuple[str, tuple[str, ...]], ...]
     align: Alignment
+
+
+def choose(preset: str, changes: str | None = None) -> tuple[str, ...]:
+    """The metrics of a preset, or those that are named; `+x` and `-y` add to the preset and take away from it.
+
+    Raises HubError or EvalError naming what is unknown, or a list that leaves nothing.
+    """
+    if preset not in PRESETS:
+        raise EvalError(unknown("preset", preset, [*PRESETS]))
+    words = [word.strip() for word in (changes or "").split(",") if word.strip()]
+    chosen = list(PRESETS[preset]) if all(word[0] in "+-" for word in words) else []
+    for word in words:
+        name = word.lstrip("+-")
+        METRICS.get(name)
+        chosen = [other for other in chosen if other != name] + ([name] if word[0] != "-" else [])
+    if not chosen:
+        raise EvalError(f"'{changes}' leaves no metric to measure")
+    return tuple(chosen)
+
+
+def alignment(named: str | None, preset: str) -> Alignment:
+    """The one that is named, or the preset's: Table 1 was measured without. Raises EvalError for an unknown one."""
+    if named is None:
+        return "none" if preset == "table1" else "known"
+    for known in ALIGNMENTS:
+        if named == known:
+            return known
+    raise EvalError(unknown("alignment", named, [*ALIGNMENTS]))
 
 
 @cache
@@ -123,7 +153,7 @@ def _scores(task: Task, codec: System, metrics: tuple[str, ...]) -> Iterator[Row
         if name == DELAY:
             yield row(name, late) if late is not None else row(name, None, status="na", error="silence")
         elif metric(name).column.waveform and not codec.waveform:
-            yield row(name, None, status="na", error="the codec keeps no phase")
+            yield row(name, None, status="na", error=NO_PHASE)
         else:
             score = measure(metric(name), item)
             yield row(name, score.value, score.weight, score.status, score.error)

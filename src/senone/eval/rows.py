@@ -26,6 +26,7 @@ from jaxtyping import Int
 from senone.eval.units import EvalError
 
 ORIGINAL = "original"  # the system whose audio is the reference
+NO_PHASE = "the codec keeps no phase"  # why a parametric codec has no SI-SDR
 KBPS, DELAY = "kbps", "delay"  # metrics of the bench itself: kilobits (weight: seconds), and samples
 LONGEST = 80  # characters of a slug
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from senone.eval import codebooks, stats
-from senone.eval.rows import DELAY, KBPS, Row, Run, read_json, slug
+from senone.eval.rows import DELAY, KBPS, NO_PHASE, Row, Run, read_json, slug
 
 COVERAGE = 0.99  # of the scores, for a cell to have a value
 AUDIBLE_TO_STOI = {True: 20, False: 160}  # samples of delay that change STOI; envelopes tell less than waves
@@ -198,12 +198,13 @@ def _warnings(run: Run, systems: list[dict[str, Any]]) -> list[str]:
                 f"{system['name']} runs {abs(rest):g} samples {'late' if rest > 0 else 'early'}, "
                 "which lowers STOI and SI-SDR; --align estimate takes it out"
             )
-    by: dict[str, set[str]] = {}
-    for system in systems:
+    why: dict[str, tuple[dict[str, None], dict[str, None]]] = {}  # reason -> metrics and systems, in order
+    for system, codec in zip(systems, run.card["systems"], strict=True):
         for name, cell in system["cells"].items():
-            if cell["value"] is None and cell["status"] in ("na", "coverage", "error", "crashed") and cell.get("error"):
-                by.setdefault(f"{name}: {cell['error']}", set()).add(system["name"])
-    for reason, names in by.items():
-        every = len(names) == len(systems)
-        said.append(reason if every else f"{reason} ({', '.join(sorted(names))})")
+            if cell["value"] is None and cell.get("error") not in (None, "", NO_PHASE) and not codec["missing"]:
+                metrics, names = why.setdefault(cell["error"], ({}, {}))
+                metrics[name], names[system["name"]] = None, None
+    for reason, (metrics, names) in why.items():
+        of = "" if len(names) == len(systems) else f" of {', '.join(names)}"
+        said.append(f"{', '.join(metrics)}{of}: {reason}")
     return said

@@ -10,20 +10,15 @@
 there says so in `missing`; it is n/a in a table, not an error.
 """
 
-import ctypes
 import hashlib
 import os
-import shlex
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import log2
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,13 +34,6 @@ from senone.eval.units import EvalError
 from senone.tokenizer import AudioTokenizer
 
 Wave = Float32[np.ndarray, "samples"]
-AMRWB = {"6.6": 0, "8.85": 1, "12.65": 2, "14.25": 3, "15.85": 4, "18.25": 5, "19.85": 6, "23.05": 7, "23.85": 8}
-# kb/s of Speex by quality, constant rate
-SPEEX = (3.95, 5.75, 7.75, 9.8, 12.8, 16.8, 20.6, 23.8, 27.8, 34.2, 42.2)
-SPEEX_NB = (2.15, 3.95, 5.95, 8.0, 8.0, 11.0, 11.0, 15.0, 15.0, 18.2, 24.6)
-CODEC2 = ("3200", "2400", "1600", "1400", "1300", "1200", "700C", "450")
-LYRA = {"3.2": 16, "6": 30, "9.2": 46}  # kb/s -> levels of 4 bits at 50 Hz
-FACTOR, GRACE = 20, 60.0  # a program may take that many times the length of the sound, and so many seconds more
 
 
 @dataclass(frozen=True)
@@ -97,18 +85,30 @@ def at(wave: Wave, rate: int, target: int) -> Wave:
     return Audio(torch.from_numpy(np.ascontiguousarray(wave))[None], rate).resample(target).wave[0].numpy()
 
 
+# prefix -> what makes the system of a name and of what follows the colon
+KINDS = hub.Registry(
+    "codec",
+    {
+        "amrwb": "senone.eval.peers:amrwb",
+        "cmd": "senone.eval.peers:command",
+        "codec2": "senone.eval.peers:codec2",
+        "files": "senone.eval.systems:files",
+        "identity": "senone.eval.peers:identity",
+        "lyra": "senone.eval.peers:lyra",
+        "opus": "senone.eval.peers:opus",
+        "pcm": "senone.eval.peers:pcm",
+        "speex": "senone.eval.peers:speex",
+    },
+)
+
+
 @cache
 def system(name: str) -> System:
     """The system of that name, made once in a process. Raises EvalError, or HubError for a tokenizer nobody knows."""
     kind, colon, setting = name.partition(":")
-    if name == "identity":
-        return _simple(name, "identity-1", lambda wave: (wave, 16 * len(wave)), kbps=16 * RATE / 1000)
-    if colon and kind in KINDS:
-        return KINDS[kind](name, setting)
+    if kind in KINDS and bool(colon) is (kind != "identity"):
+        return KINDS.get(kind)(name, setting)
     return _tokenizer(name)
-
-
-# --- our contract ---------------------------------------------------------------------------------------------------
 
 
 class Encoder:
@@ -138,6 +138,20 @@ def at_levels(name: str) -> tuple[str, int | None]:
     """A tokenizer's name and the number after its last @, if it is one."""
     model, _, levels = name.rpartition("@")
     return (model, int(levels)) if model and levels.isdigit() else (name, None)
+
+
+def at_several(name: str, levels: Sequence[int]) -> list[str]:
+    """The names of a tokenizer at those of `levels` that it has; any other system stays as it is.
+
+    Raises EvalError where it has none of them.
+    """
+    if name.partition(":")[0] in KINDS or at_levels(name)[1] is not None:
+        return [name]
+    most = _encoder(name).model.levels_for()
+    found = [f"{name}@{count}" for count in levels if 1 <= count <= most]
+    if not found:
+        raise EvalError(f"'{name}' has {most} level{'s' if most > 1 else ''}, none of --levels {levels}")
+    return found
 
 
 def _tokenizer(name: str) -> System:
@@ -176,228 +190,43 @@ def _program(model: str) -> str:
     return digest(*(path.read_bytes() for path in [*files, *([Path(file)] if file.endswith(".py") else [])]))[:8]
 
 
-# --- programs -------------------------------------------------------------------------------------------------------
-
-
-def _opus(name: str, setting: str) -> System:
-    """Opus by opus-tools, hard constant rate, complexity 10. The file's Ogg pages add about 1.3 kb/s to the nominal."""
-    kbps = _number(name, setting.removesuffix("k"))
-
-    def run(wave: Wave) -> tuple[Wave, int]:
-        with tempfile.TemporaryDirectory() as folder:
-            source, coded, out = (f"{folder}/{file}" for file in ("in.wav", "x.opus", "out.wav"))
-            _save(source, wave)
-            shell("opusenc", "--quiet", "--hard-cbr", "--bitrate", f"{kbps:g}", "--comp", "10", source, coded)
-            shell("opusdec", "--quiet", "--rate", str(RATE), "--no-dither", coded, out)
-            return _load(out), 8 * os.path.getsize(coded)
-
-    mark, missing = _programs("opus-tools", "opusenc", "opusdec")
-    return _simple(name, f"opus-cbr{kbps:g}-{mark}", run, kbps=kbps, missing=missing)
-
-
-def _amrwb(name: str, setting: str) -> System:
-    """AMR-WB: encoded by libvo-amrwbenc (320-sample frames, no DTX), decoded by sox; 94 samples late."""
-    if setting not in AMRWB:
-        raise EvalError(f"AMR-WB has no rate '{setting}'; known: {', '.join(AMRWB)}")
-    mark, missing = _programs("sox libsox-fmt-all libvo-amrwbenc0", "sox")
-    try:
-        library = ctypes.CDLL("libvo-amrwbenc.so.0")
-    except OSError:
-        library = None
-        missing = missing or "libvo-amrwbenc is not installed: apt-get install libvo-amrwbenc0 sox libsox-fmt-all"
-
-    def run(wave: Wave) -> tuple[Wave, int]:
-        data = _amrwb_encode(library, AMRWB[setting], wave)
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "x.awb").write_bytes(data)
-            shell("sox", f"{folder}/x.awb", f"{folder}/out.wav")
-            return _load(f"{folder}/out.wav"), 8 * len(data)
-
-    return _simple(name, f"amrwb-{setting}-1-{mark}", run, kbps=float(setting), missing=missing, delay=94)
-
-
-def _amrwb_encode(library: Any, mode: int, wave: Wave) -> bytes:
-    library.E_IF_init.restype = ctypes.c_void_p
-    library.E_IF_encode.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
-    library.E_IF_exit.argtypes = [ctypes.c_void_p]
-    pcm = _pcm(np.pad(wave, (0, 320 + -len(wave) % 320)))
-    state, packet, packets = library.E_IF_init(), ctypes.create_string_buffer(64), []
-    for start in range(0, len(pcm), 640):
-        size = library.E_IF_encode(state, mode, pcm[start : start + 640], packet, 0)
-        packets.append(packet.raw[:size])
-    library.E_IF_exit(state)
-    return b"#!AMR-WB\n" + b"".join(packets)
-
-
-def _codec2(name: str, setting: str) -> System:
-    """Codec2: a vocoder at 8 kHz.
-
-    Its delay was found on development speech: STOI is highest, and flat, from 300 to 320 samples.
-    """
-    if setting not in CODEC2:
-        raise EvalError(f"Codec2 has no rate '{setting}'; known: {', '.join(CODEC2)}")
-
-    def run(wave: Wave) -> tuple[Wave, int]:
-        narrow = at(np.pad(wave, (0, 320 + -len(wave) % 320)), RATE, 8000)
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "in.raw").write_bytes(_pcm(narrow))
-            shell("c2enc", setting, f"{folder}/in.raw", f"{folder}/x.bit")
-            shell("c2dec", setting, f"{folder}/x.bit", f"{folder}/out.raw")
-            out = np.frombuffer(Path(folder, "out.raw").read_bytes(), "<i2").astype(np.float32) / 32768
-            return at(out, 8000, RATE), 8 * os.path.getsize(f"{folder}/x.bit")
-
-    mark, missing = _programs("codec2", "c2enc", "c2dec")
-    kbps = float(setting.removesuffix("C")) / 1000
-    about: dict[str, Any] = {"kbps": kbps, "missing": missing, "delay": 310, "waveform": False}
-    return _simple(name, f"codec2-{setting}-2-{mark}", run, **about)
-
-
-def _speex(name: str, setting: str) -> System:
-    """Speex at a quality of 0 to 10, constant rate: wide band (speex:8), or narrow band (speex:nb8)."""
-    narrow, quality = setting.startswith("nb"), setting.removeprefix("nb")
-    if quality not in map(str, range(11)):
-        raise EvalError(f"'{name}': the quality of Speex is 0 to 10, as in speex:8, or speex:nb8 for narrow band")
-    rate, band = (8000, "-n") if narrow else (RATE, "-w")
-
-    def run(wave: Wave) -> tuple[Wave, int]:
-        with tempfile.TemporaryDirectory() as folder:
-            source, coded, out = (f"{folder}/{file}" for file in ("in.wav", "x.spx", "out.wav"))
-            _save(source, at(wave, RATE, rate), rate)
-            shell("speexenc", band, "--quality", quality, source, coded)
-            shell("speexdec", coded, out)
-            return _load(out), 8 * os.path.getsize(coded)
-
-    mark, missing = _programs("speex", "speexenc", "speexdec")
-    kbps = (SPEEX_NB if narrow else SPEEX)[int(quality)]
-    return _simple(name, f"speex-{setting}-1-{mark}", run, kbps=kbps, missing=missing)
-
-
-def _lyra(name: str, setting: str) -> System:
-    """Lyra V2, Google's production SoundStream; bits are the packets' payload (4 bits a level, 50 frames/s)."""
-    if setting not in LYRA:
-        raise EvalError(f"Lyra has no rate '{setting}'; known: {', '.join(LYRA)}")
-    levels = LYRA[setting]
-    folder = Path(os.environ.get("SENONE_WEIGHTS") or Path.home() / ".cache" / "senone-weights") / "lyra_v2"
-    files = [folder / f"{part}.tflite" for part in ("soundstream_encoder", "quantizer", "lyragan")]
-    absent = [file for file in files if not file.exists()]
-    where = "they are google/lyra's lyra/model_coeffs; SENONE_WEIGHTS names the folder that holds lyra_v2"
-    missing = f"{absent[0]} does not exist: {where}" if absent else ""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        Interpreter, missing = None, "ai-edge-litert is not installed: pip install ai-edge-litert"
-
-    def run(wave: Wave) -> tuple[Wave, int]:
-        # The nets keep their streaming state inside, so every recording gets interpreters of its own.
-        encoder, quantizer, decoder = (Interpreter(str(file), num_threads=1) for file in files)  # type: ignore[misc]
-        encode, decode = encoder.get_signature_runner(), decoder.get_signature_runner()
-        pack, unpack = quantizer.get_signature_runner("encode"), quantizer.get_signature_runner("decode")
-        frames = np.pad(wave, (0, -len(wave) % 320)).reshape(-1, 1, 320).astype(np.float32)
-        out = []
-        for frame in frames:
-            indices: Any = pack(input_frames=encode(input_audio=frame)["output_0"], num_quantizers=np.int32(levels))
-            z = unpack(encoding_indices=next(iter(indices.values())))
-            out.append(decode(input_audio=next(iter(z.values())))["output_0"][0])
-        return np.concatenate(out), 4 * levels * len(frames)
-
-    mark = "missing" if missing else digest(*(file.read_bytes() for file in files))[:8]
-    return _simple(name, f"lyra-{levels}-{mark}", run, kbps=4 * levels * 50 / 1000, missing=missing, causal=True)
-
-
-def _pcm_rate(name: str, setting: str) -> System:
-    """The anchor: PCM of a lower rate, there and back."""
-    rate = round(1000 * _number(name, setting.removesuffix("k")))
-    if not 1000 <= rate <= RATE:
-        raise EvalError(f"'{name}': the rate is 1k to {RATE // 1000}k")
-
-    def run(wave: Wave) -> tuple[Wave, int]:
-        low = at(wave, RATE, rate)
-        return at(low, rate, RATE), 16 * len(low)
-
-    return _simple(name, f"pcm-{rate}-1", run, kbps=16 * rate / 1000)
-
-
-def _command(name: str, setting: str) -> System:
-    """A shell command; {in} and {out} are WAV files of 16 bit at RATE, {tok} the file whose size is counted."""
-    if "{in}" not in setting or "{out}" not in setting:
-        raise EvalError(f"'{name}' must name {{in}} and {{out}}, and {{tok}} if its size is to be counted")
-
-    def run(wave: Wave) -> tuple[Wave, int | None]:
-        with tempfile.TemporaryDirectory() as folder:
-            places = {key: Path(folder, file) for key, file in (("in", "in.wav"), ("tok", "tok"), ("out", "out.wav"))}
-            _save(places["in"], wave)
-            line = setting
-            for key, place in places.items():
-                line = line.replace(f"{{{key}}}", shlex.quote(str(place)))
-            shell("sh", "-c", line, seconds=FACTOR * len(wave) / RATE + GRACE)
-            if not places["out"].exists():
-                raise EvalError(f"'{setting}' wrote no {{out}}")
-            return _load(places["out"]), 8 * places["tok"].stat().st_size if places["tok"].exists() else None
-
-    # the command's own programs and scripts count: another version is another system
-    words = [shutil.which(word) or word for word in shlex.split(setting)]
-    files = [Path(word) for word in words if Path(word).is_file()]
-    return _simple(name, f"cmd-{digest(setting.encode(), *(file.read_bytes() for file in files))[:16]}", run)
-
-
-def _files(name: str, setting: str) -> System:
+def files(name: str, setting: str) -> System:
     """Sound that somebody has decoded: the file of a folder whose path, without its suffix, is the utterance's."""
-    folder = Path(setting)
-    if not folder.is_dir():
-        raise EvalError(f"{folder} is not a folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    places = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    places = _places(Path(setting))
 
     def run(wave: Wave, rate: int, utterance: str) -> Coded:
-        place = places.get(utterance) or places.get(str(Path(utterance).with_suffix("")))
-        if place is None:
-            raise EvalError(f"{folder} has no '{utterance}'")
-        return Coded(_load(place), None, None, 0.0)
+        if _plain(utterance) not in places:
+            raise EvalError(f"{setting} has no '{_plain(utterance)}'")
+        return Coded(load(places[_plain(utterance)]), None, None, 0.0)
 
     facts = digest(*(part for key, path in places.items() for part in (key.encode(), path.read_bytes())))
     return System(name, f"files-{facts[:16]}", run, group=name)
 
 
-KINDS: dict[str, Callable[[str, str], System]] = {
-    "opus": _opus, "amrwb": _amrwb, "codec2": _codec2, "speex": _speex, "lyra": _lyra, "pcm": _pcm_rate,
-    "cmd": _command, "files": _files,
-}  # fmt: skip
+def same_names(folder: Path, utterances: Sequence[str], more: bool = False) -> None:
+    """Raise EvalError naming the first recording that only one side has, and how many each has.
+
+    more: the folder may hold others, as where originals could not be read.
+    """
+    theirs, ours = _places(folder).keys(), {_plain(name) for name in utterances}
+    counts = f"there are {len(ours)} originals and {len(theirs)} files in {folder}"
+    for name in sorted(ours - theirs):
+        raise EvalError(f"{folder} has no '{name}'; {counts}")
+    for name in sorted(theirs - ours) if not more else ():
+        raise EvalError(f"'{name}' of {folder} has no original; {counts}")
 
 
-# --- what they share ------------------------------------------------------------------------------------------------
+def _places(folder: Path) -> dict[str, Path]:
+    """Audio files by path below the folder, without suffix."""
+    if not folder.is_dir():
+        raise EvalError(f"{folder} is not a folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return {_plain(path.relative_to(folder).as_posix()): path for path in paths}
 
 
-def _simple(name: str, mark: str, inner: Callable[[Wave], tuple[Wave, int | None]], **about: Any) -> System:
-    """A system made of a function on waves at RATE."""
-
-    def run(wave: Wave, rate: int, utterance: str) -> Coded:
-        wave, begin = at(wave, rate, RATE), perf_counter()
-        heard, bits = inner(wave)
-        return Coded(heard, bits, None, perf_counter() - begin)
-
-    return System(name, mark, run, group=name, **about)
-
-
-def _programs(package: str, *names: str) -> tuple[str, str]:
-    """Fingerprint of programs, and the sentence on the first that is not there."""
-    for name in names:
-        if shutil.which(name) is None:
-            return "missing", f"{name} is not installed: apt-get install {package}"
-    return digest(*(Path(str(shutil.which(name))).read_bytes() for name in names))[:8], ""
-
-
-def shell(*command: str, seconds: float | None = None) -> None:
-    """Run a program. Raises EvalError with the end of what it said where it fails, or takes longer than `seconds`."""
-    name = command[-1] if command[0] == "sh" else command[0]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise EvalError(f"{name} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise EvalError(f"'{name}' took longer than {seconds:.0f} s") from None
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip()[-200:]
-        raise EvalError(f"'{name}' failed with status {error.returncode}: {said}") from None
+def _plain(name: str) -> str:
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix()
 
 
 def digest(*parts: bytes) -> str:
@@ -408,23 +237,9 @@ def digest(*parts: bytes) -> str:
     return total.hexdigest()
 
 
-def _number(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise EvalError(f"'{name}' needs a rate in kb/s or kHz, as in opus:12k or pcm:8k")
-    return value
-
-
-def _pcm(wave: Wave) -> bytes:
-    return np.round(np.clip(wave, -1, 1 - 2**-15) * 32768).astype("<i2").tobytes()
-
-
-def _save(path: str | Path, wave: Wave, rate: int = RATE) -> None:
+def save(path: str | Path, wave: Wave, rate: int = RATE) -> None:
     Audio(torch.from_numpy(wave)[None], rate).save(path)
 
 
-def _load(path: str | Path) -> Wave:
+def load(path: str | Path) -> Wave:
     return Audio.read(path).mono().resample(RATE).wave[0].numpy()

@@ -2,15 +2,15 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log2
 from typing import Any
 
 from senone.eval.rows import Run, replacing
 
-# Llasa (2502.04128), Table 1: LibriSpeech test-clean, 2,620 utterances. name, tokens/s, codebook sizes by level, levels,
-# frames/s, WER %, STOI, PESQ-WB, PESQ-NB, SPK-SIM, UTMOS. "Ground Truth" as X-Codec-2.0's README and issue 29 have it.
+# Llasa (2502.04128), Table 1: LibriSpeech test-clean, 2,620 utterances. name, tokens/s, codebook size (one, or one for
+# each level), levels, frames/s, WER %, STOI, PESQ-WB, PESQ-NB, SPK-SIM, UTMOS.
 PUBLISHED = """\
 Ground Truth,,,,,1.96,1.00,4.64,4.55,1.00,4.09
 DAC,600,1024,12,50,2.00,0.95,4.01,4.15,0.95,4.00
@@ -34,6 +34,8 @@ WavTokenizer,40,4096,1,40,11.20,0.85,1.62,2.06,0.48,3.57
 X-codec2,50,65536,1,50,2.47,0.92,2.43,3.04,0.82,4.13
 """
 MEASURED_BY = ("wer_hubert", "stoi", "pesq_wb", "pesq_nb", "spk_sim", "utmos")  # the same models, so the same columns
+
+PERCEIVED = ("pesq_wb", "visqol")  # by which a system is said to be worth Opus at some rate
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ def published() -> list[tuple[str, dict[str, float]]]:
     return [_published(line.split(",")) for line in PUBLISHED.splitlines()]
 
 
-def _published(cells: list[str]) -> tuple[str, dict[str, float]]:
+def _published(cells: Sequence[str]) -> tuple[str, dict[str, float]]:
     name, token_rate, sizes, levels, frame_rate, *scores = cells
-    found = dict(zip(MEASURED_BY, map(float, scores), strict=True))
+    found: dict[str, float] = dict(zip(MEASURED_BY, map(float, scores), strict=True))
     found["wer_hubert"] /= 100
     if token_rate:
         books = [int(size) for size in sizes.split("/")]
@@ -125,7 +127,7 @@ def notes(run: Run) -> list[str]:
         said.append(f"On the first {planned[0]} only: {', '.join(fewer)}.")
     said += [f"Warning: {sentence}." for sentence in run.summary["warnings"]]
     for system in run.summary["systems"]:
-        rates = {name: rate for name, rate in system.get("opus", {}).items() if rate is not None}
+        rates = {name: rate for name, rate in system["opus"].items() if name in PERCEIVED and rate is not None}
         if rates and not system["name"].startswith("opus:"):
             titles = {metric["name"]: metric["title"] for metric in card["metrics"]}
             what = ", ".join(f"{rate:.1f} kb/s by {titles[name]}" for name, rate in rates.items())
@@ -234,6 +236,6 @@ def _rich(run: Run, reported: bool) -> None:
 
 
 def _tex(text: str) -> str:
-    for character in "\\&%$#_{}~^":
-        text = text.replace(character, {"\\": r"\textbackslash "}.get(character, "\\" + character))
-    return text.replace("±", r"$\pm$").replace("×", r"$\times$").replace("–", "--")
+    names = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+             "×": r"$\times$", "–": "--"}  # fmt: skip
+    return "".join(names.get(one, "\\" + one if one in "&%$#_{}" else one) for one in text)
