@@ -117,6 +117,70 @@ def pairs(
     _measure(plan, found, limit, out, report, jobs, None, retry_errors, False, preset)
 
 
+@evaluate.command(
+    epilog=examples(
+        "senone eval report runs/first",
+        "senone eval report runs/first --by stoi --phones alignments.tsv.gz --size 8",
+    )
+)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a measurement wrote.")],
+    by: Annotated[
+        str | None, typer.Option(help="The metric that says which clips are best and worst.", metavar="METRIC")
+    ] = None,
+    phones: Annotated[
+        Path | None, typer.Option(help="Phones and their times: .tsv(.gz), .ctm, a folder of TextGrids.")
+    ] = None,
+    size: Annotated[float, typer.Option(help="Megabytes, at most, of the whole page.", min=0.5, metavar="MB")] = 25,
+) -> None:
+    """Write RUN/report.html: the tables, plots and clips of a run in one file, which opens from disk."""
+    from senone.eval import alignments
+    from senone.eval import report as page
+    from senone.eval.rows import Run
+
+    known = alignments.read(phones) if phones else None
+    print(page.write(Run.open(folder), by=by, phones=known, limit=int(size * 1e6)))
+
+
+@evaluate.command(
+    epilog=examples(
+        "senone eval listen runs/first --clips 12 --anchor 3500",
+        "senone eval listen runs/first --system spectral-mini --system opus:6k",
+        "senone eval listen runs/first --ratings ratings/",
+    )
+)
+def listen(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a measurement wrote.")],
+    system: Annotated[list[str] | None, typer.Option(help="What to compare; without it, all.", metavar="NAME")] = None,
+    clips: Annotated[int, typer.Option(help="How many clips to rate.", min=1, metavar="N")] = 10,
+    anchor: Annotated[
+        list[float] | None, typer.Option(help="Also the reference without what is above so many Hz.", metavar="HZ")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of clips, and of the intervals.")] = 0,
+    ratings: Annotated[
+        list[Path] | None, typer.Option(help="What raters saved: files or folders; prints means.", metavar="PATH")
+    ] = None,
+) -> None:
+    """Make a listening test after MUSHRA, RUN/listen.html, or evaluate what its raters saved.
+
+    Systems and the hidden reference are rated from 0 to 100, under numbers. RUN/listen.key.json knows which is which:
+    keep it to yourself. Raters who miss the reference, or praise everything, are left out, as SoundStream's were.
+    """
+    from senone.eval import listen as test
+    from senone.eval.rows import Run
+
+    run = Run.open(folder)
+    if not ratings:
+        print(test.write(run, systems=system or (), count=clips, anchors=anchor or (), seed=seed))
+        return
+    result = test.score(run, ratings, seed)
+    for one in result.systems:
+        between = "" if one.low is None else f"  [{one.low:.1f}, {one.high:.1f}]"
+        print(f"{one.mean:5.1f}{between}  {one.system}  ({one.ratings} ratings by {one.raters})")
+    for rater, why in result.dropped.items():
+        say(f"senone: {rater} is left out: {why}")
+
+
 def _measure(
     plan: "Plan",
     found: "Corpus",

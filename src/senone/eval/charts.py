@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,10 @@ def _phoned(
     """Codes of each phone of each utterance, all its frames together."""
     items, labels = [], []
     for utterance in run.card["utterances"]:
-        codes, known = found.get(slug(utterance["id"])), phones.get(utterance["id"])
+        codes, known = (
+            found.get(slug(utterance["id"])),
+            phones.get(utterance["id"]) or phones.get(Path(utterance["id"]).stem),
+        )
         if codes is None or not known or not system.get("frame_rate"):
             continue
         at = np.array(phones_at(known, codes.shape[1], 1, system["frame_rate"]))

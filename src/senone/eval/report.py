@@ -16,9 +16,10 @@ from typing import Any
 
 from senone import __version__
 from senone.eval import charts, player, tables
+from senone.eval.listen import RATED
 from senone.eval.metrics import Column
 from senone.eval.page import Html, join, render, tag
-from senone.eval.rows import Run, replacing
+from senone.eval.rows import Run, read_json, replacing
 from senone.eval.units import EvalError, Interval
 
 LIMIT = 25_000_000  # bytes of the whole page
@@ -54,10 +55,11 @@ def write(run: Run, *, by: str | None = None, phones: Phones | None = None, limi
         ("pairs", "Comparisons", _pairs(run, columns)),
         ("codes", "Codes", charts.codes(run)),
         ("planes", "Speakers and phones", charts.planes(run, phones or {})),
+        ("rated", "Listening test", _rated(run)),
         ("card", "Run card", _card(run, columns)),
     ]
     room = limit - sum(len(body.encode()) for _, _, body in sections) - 100_000  # of style, script and head
-    sections.insert(-1, ("listen", "Listening", player.listening(run, columns, judge, room)))
+    sections.insert(-2, ("listen", "Listening", player.listening(run, columns, judge, room)))
     sections = [section for section in sections if section[2]]
     text = render(f"Speech tokenizers: {run.folder.resolve().name}", "report.js", _body(run, judge, sections))
     with replacing(run.folder / "report.html") as part:
@@ -281,6 +283,30 @@ def _pair_table(column: Column, pairs: Sequence[Mapping[str, Any]]) -> Html:
     titles = ("difference", "95 % interval", "p (Holm)", "wins %")
     heads = tag("tr", _head("systems", ascending=True), *(_head(title) for title in titles))
     return tag("table", tag("thead", heads), tag("tbody", *lines), class_="sortable")
+
+
+# what listeners said
+
+
+def _rated(run: Run) -> Html:
+    """RUN/listen.json, which `senone eval listen RUN --ratings` writes: bars from 0 to 100 with their intervals."""
+    if not (run.folder / RATED).exists():
+        return Html()
+    found = read_json(run.folder / RATED)
+    lines = []
+    for one in found["systems"]:
+        low, high = one["low"], one["high"]
+        parts = [tag("i", style=f"width:{one['mean']:.2f}%")]
+        if low is not None:
+            parts.append(tag("b", style=f"left:{low:.2f}%;width:{high - low:.2f}%"))
+        between = "" if low is None else f" [{low:.1f}, {high:.1f}]"
+        cells = [tag("td", f"{one['mean']:.1f}{between}"), tag("td", tag("div", *parts, class_="meter"), class_="wide")]
+        lines.append(tag("tr", tag("th", one["system"], scope="row"), *cells, tag("td", one["ratings"])))
+    heads = tag("tr", *(tag("th", text, scope="col") for text in ("system", "mean [95 %]", "0 to 100", "ratings")))
+    table = tag("div", tag("table", tag("thead", heads), tag("tbody", *lines)), class_="scroll")
+    dropped = tag("ul", *(tag("li", f"{who} {why}: left out") for who, why in found["dropped"].items()), class_="small")
+    note = "A listening test after MUSHRA; raters screened as SoundStream's were, intervals by bootstrap over raters."
+    return join([tag("p", note, class_="small soft"), table, dropped])
 
 
 # the run card
