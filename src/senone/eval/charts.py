@@ -37,6 +37,12 @@ def shown(column: Column, value: float) -> str:
     return f"{column.scale * value:.{column.digits}f}"
 
 
+def title(column: Column) -> str:
+    """A column's title with its unit, where the scale is one."""
+    per_cent = column.scale == 100 and "%" not in column.title
+    return column.title + (" %" if per_cent else "")
+
+
 def family(system: str) -> str:
     """The name of a system without its rate and its number of levels: what one line joins."""
     match = RATED.fullmatch(system)
@@ -68,7 +74,7 @@ def rates(run: Run, columns: Sequence[Column]) -> Html:
             if row.get(column.name) is not None and row.get("kbps")
         ]
         figures.append(
-            _figure(column, plots.lines(series, styles(run), x="kb/s", y=_axis(column), log=True, reported=grey))
+            _figure(column, plots.lines(series, styles(run), x="kb/s", y=title(column), log=True, reported=grey))
         )
     if not figures:
         return Html()
@@ -96,7 +102,7 @@ def levels(run: Run, columns: Sequence[Column]) -> Html:
             if point:
                 series.setdefault(name, []).append(point)
         if series:
-            figures.append(_figure(column, plots.lines(series, styles(run), x="levels", y=_axis(column))))
+            figures.append(_figure(column, plots.lines(series, styles(run), x="levels", y=title(column))))
     if not figures:
         return Html()
     note = "The same codes, decoded from their first levels only."
@@ -166,12 +172,8 @@ def _point(system: Mapping[str, Any], column: Column, x: float | None, low_x: fl
     value, low, high = (None if cell.get(key) is None else column.scale * cell[key] for key in ("value", "low", "high"))
     assert value is not None
     between = "" if low is None or high is None else f" [{low:.{column.digits}f}, {high:.{column.digits}f}]"
-    title = f"{system['name']}: {column.title} {value:.{column.digits}f}{between} at {x:.3g}"
-    return Point(x, value, low, high, low_x if low_x and low_x < x else None, title)
-
-
-def _axis(column: Column) -> str:
-    return column.title + (", %" if column.scale == 100 else "")
+    said = f"{system['name']}: {column.title} {value:.{column.digits}f}{between} at {x:.3g}"
+    return Point(x, value, low, high, low_x if low_x and low_x < x else None, said)
 
 
 def _figure(column: Column, picture: Html) -> Html:
@@ -213,7 +215,7 @@ def _codes_block(
         for n, (b, voice) in enumerate(zip(books, voices, strict=True), 1)
     ]  # fmt: skip
     rows = (tag("tr", tag("th", line[0], scope="row"), *(tag("td", text) for text in line[1:])) for line in lines)
-    heads = tag("tr", *(tag("th", title, scope="col") for title in titles))
+    heads = tag("tr", *(tag("th", text, scope="col") for text in titles))
     table = tag("div", tag("table", tag("thead", heads), tag("tbody", *rows)), class_="scroll")
     if plots.missing():
         return table
@@ -268,12 +270,12 @@ def _phoned(
     return [items[n] for n in keep], [labels[n] for n in keep]
 
 
-def _plane(items: list[np.ndarray], labels: list[str], what: str, title: str, part: slice) -> Html:
+def _plane(items: list[np.ndarray], labels: list[str], what: str, name: str, part: slice) -> Html:
     x = bags.bags(items, part)
     places, method = bags.plane(x)
     score = bags.silhouette(x, labels)
     said = f"{method} of {len(items)} dots" + ("" if score is None else f"; silhouette {score:+.3f}")
-    return tag("figure", tag("strong", f"{title}, by {what}"), plots.scatter(places, labels), tag("figcaption", said))
+    return tag("figure", tag("strong", f"{name}, by {what}"), plots.scatter(places, labels), tag("figcaption", said))
 
 
 def _silhouettes(run: Run, found: Sequence[tuple[str, np.ndarray]], depth: int) -> list[float | None]:

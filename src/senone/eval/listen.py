@@ -101,6 +101,8 @@ def score(run: Run, sources: Iterable[Path], seed: int = 0) -> Result:
     sources: files, or folders of .json files. Two files of one rater: the later one counts. Raises EvalError naming a
     file that is of another page or damaged.
     """
+    if not (run.folder / KEY).exists():
+        raise EvalError(f"{run.folder} has no {KEY}: senone eval listen writes it, with the page")
     key = read_json(run.folder / KEY)
     files = [file for source in sources for file in (sorted(source.glob("*.json")) if source.is_dir() else [source])]
     said = [_ratings(file, key) for file in files]
@@ -192,13 +194,15 @@ def _ratings(file: Path, key: Mapping[str, Any]) -> tuple[str, list[tuple[str, f
     if found.get("page") != key["page"]:
         raise EvalError(f"{file} is of another page than {KEY}")
     try:
-        ratings = [(key["stimuli"][each["stimulus"]]["system"], float(each["score"])) for each in found["ratings"]]
+        scores = {each["stimulus"]: float(each["score"]) for each in found["ratings"]}
         rater = str(found["rater"])
     except (KeyError, TypeError, ValueError):
-        raise EvalError(f"{file} is damaged: it does not hold a rating for every sound") from None
-    if not all(0 <= value <= 100 for _, value in ratings):
+        raise EvalError(f"{file} is damaged: it holds no list of ratings") from None
+    if scores.keys() != key["stimuli"].keys():
+        raise EvalError(f"{file} rates {len(scores)} sounds, not the {len(key['stimuli'])} of the page")
+    if not all(0 <= value <= 100 for value in scores.values()):
         raise EvalError(f"{file} has a score that is not from 0 to 100")
-    return rater, ratings
+    return rater, [(key["stimuli"][token]["system"], value) for token, value in scores.items()]
 
 
 def _body(plan: Mapping[str, Any], sounds: Sequence[Html], stimuli: int) -> Html:

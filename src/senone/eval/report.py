@@ -36,6 +36,7 @@ NOTES = {  # what heads say when pointed at
     "opus": "the rate at which Opus does as well, by the metric that clips are judged by",
 }
 MOST_SCORES = 1_500_000  # bytes of scores.csv inside the page
+Facts = Sequence[tables.Fact]
 Phones = Mapping[str, Sequence[Interval]]  # of utterances, by id
 
 
@@ -108,10 +109,16 @@ def _table(run: Run, columns: Sequence[Column], judge: Column | None) -> Html:
     systems = [_with_opus(system, judge) for system in run.summary["systems"]]
     facts = [*tables.FACTS, tables.Fact("opus", "as Opus, kb/s", 1)]
     facts = [fact for fact in facts if any(system.get(fact.name) is not None for system in systems)]
-    heads = [_head("system", ascending=True), *(_head(fact.title, note=NOTES.get(fact.name, "")) for fact in facts)]
-    heads += [_head(c.title + (" %" if c.scale == 100 else ""), "↑" if c.better == "higher" else "↓") for c in columns]
-    lines = [_line(system, facts, columns) for system in systems]
-    published = _published(facts, columns)
+    first = [fact for fact in facts if fact.name == "kbps"]  # then metrics: they are what one came for
+    rest = [fact for fact in facts if fact not in first]
+    heads = [
+        _head("system", ascending=True),
+        *map(_fact_head, first),
+        *map(_metric_head, columns),
+        *map(_fact_head, rest),
+    ]
+    lines = [_line(system, first, columns, rest) for system in systems]
+    published = _published(first, columns, rest)
     body = tag("tbody", *lines, *published)
     table = tag("table", tag("thead", tag("tr", *heads)), body, class_="sortable", id="systems")
     boxes = [_box("intervals", "95 % intervals")]
@@ -138,10 +145,21 @@ def _head(title: str, arrow: str = "", note: str = "", ascending: bool = False) 
     return tag("th", tag("button", text, type="button"), scope="col", data_first=first, title=note or None)
 
 
-def _line(system: Mapping[str, Any], facts: Sequence[tables.Fact], columns: Sequence[Column]) -> Html:
-    cells = [_number(system.get(fact.name), fact.digits, fact.scale) for fact in facts]
-    cells += [_cell(column, (system.get("cells") or {}).get(column.name)) for column in columns]
-    return tag("tr", tag("th", system["name"], scope="row"), *cells)
+def _fact_head(fact: tables.Fact) -> Html:
+    return _head(fact.title, note=NOTES.get(fact.name, ""))
+
+
+def _metric_head(column: Column) -> Html:
+    return _head(charts.title(column), "↑" if column.better == "higher" else "↓")
+
+
+def _line(system: Mapping[str, Any], first: Facts, columns: Sequence[Column], rest: Facts) -> Html:
+    cells = (_cell(column, (system.get("cells") or {}).get(column.name)) for column in columns)
+    return tag("tr", tag("th", system["name"], scope="row"), *_facts(system, first), *cells, *_facts(system, rest))
+
+
+def _facts(system: Mapping[str, Any], facts: Facts) -> Iterable[Html]:
+    return (_number(system.get(fact.name), fact.digits, fact.scale) for fact in facts)
 
 
 def _with_opus(system: Mapping[str, Any], judge: Column | None) -> dict[str, Any]:
@@ -169,21 +187,15 @@ def _cell(column: Column, cell: Mapping[str, Any] | None) -> Html:
     return tag("td", charts.shown(column, cell["value"]), *extra, data_value=cell["value"])
 
 
-def _published(facts: Sequence[tables.Fact], columns: Sequence[Column]) -> list[Html]:
+def _published(first: Facts, columns: Sequence[Column], rest: Facts) -> list[Html]:
     """Rows of the published table, where it has a column that was measured by the same model."""
     names = {column.name for column in columns}
     rows = []
     for name, row in tables.published():
-        if not names & row.keys():
-            continue
-        cells = [_number(row.get(fact.name), fact.digits, fact.scale) for fact in facts]
-        for column in columns:
-            value = row.get(column.name)
-            text = "–" if value is None else f"{column.scale * value:.2f}"
-            cells.append(
-                tag("td", text, data_value="" if value is None else value, class_="none" if value is None else None)
-            )
-        rows.append(tag("tr", tag("th", name, tag("small", "reported"), scope="row"), *cells, class_="reported"))
+        if names & row.keys():
+            head = tag("th", f"{name} ", tag("small", "reported"), scope="row")
+            cells = (_number(row.get(column.name), 2, column.scale) for column in columns)
+            rows.append(tag("tr", head, *_facts(row, first), *cells, *_facts(row, rest), class_="reported"))
     return rows
 
 
