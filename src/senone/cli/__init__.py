@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from senone import __version__
-from senone.cli import codec, evaluate, learn, text  # noqa: F401  (each brings its verbs, in the order of --help)
+from senone.cli import codec, evaluate, learn, text, units  # noqa: F401  (each brings its verbs, in the order of --help)
 from senone.cli.shared import app, say
 from senone.errors import SenoneError
 

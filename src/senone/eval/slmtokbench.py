@@ -243,8 +243,8 @@ def log_likelihoods(
     for scores in _listen(probe, codes):
         log_probs = scores.double().log_softmax(-1)[:, None].expand(-1, len(texts), -1)
         frames = torch.full((len(texts),), len(scores))
-        loss = F.ctc_loss(log_probs, targets, frames, sizes, reduction="none")
-        out.append(-loss.numpy())
+        loss = F.ctc_loss(log_probs, targets.to(scores.device), frames, sizes, reduction="none")
+        out.append(-loss.cpu().numpy())
     return np.stack(out)
 
 
@@ -338,7 +338,7 @@ def evaluate(probe: Probe, rows: Sequence[Spelt], batch: int = 16) -> float:
 def _listen(probe: Probe, codes: Sequence[np.ndarray]) -> list[Float[Tensor, "frame character"]]:
     """Scores of each utterance, heard alone."""
     probe.eval()
-    return [probe(*_batch([(one, (1,))], probe.head.weight.device)[:2])[0][0].float().cpu() for one in codes]
+    return [probe(*_batch([(one, (1,))], probe.head.weight.device)[:2])[0][0].float() for one in codes]
 
 
 def _rate(truth: Sequence[Sequence[str]], heard: Sequence[Sequence[str]], seed: int) -> Interval:

@@ -13,7 +13,7 @@ import torch
 
 from senone.audio import Audio
 from senone.data.units import vectors
-from senone.eval.abx import ABX, Distance, Slicing, abx, triphones
+from senone.eval.abx import ABX, SLICINGS, Distance, Slicing, abx, triphones
 from senone.eval.corpus import Utterance
 from senone.eval.stability import stability
 from senone.eval.units import EvalError, Interval, Quality, Rates, phones_at, quality, rates
@@ -34,12 +34,14 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of the first level: quality, and PNMI with the phones a frame early and late (lower, if the alignment is in
-    time). Of all levels that were asked for: the rest. None: not asked for, or no phones."""
+    """Of the first level: size, units used and to be expected if all were as likely, quality, and PNMI with the phones
+    a frame early and late (lower, if the alignment is in time). Of all levels that were asked for: rates, abx and
+    stability. None: not asked for, or no phones."""
 
     utterances: int
     seconds: float
     rates: Rates
+    size: int
     used: int
     expected: float
     quality: Quality | None
@@ -68,8 +70,8 @@ def measure(
     how many utterances stability is measured on, 0 for none. heard: called with the seconds of each utterance.
     Raises EvalError, or AudioError naming a recording.
     """
-    if on not in ON:
-        raise EvalError(f"ABX is of one of {ON}, got '{on}'")
+    if on not in ON or slicing not in SLICINGS:
+        raise EvalError(f"ABX is of one of {ON}, sliced as one of {SLICINGS}, got '{on}' and '{slicing}'")
     if not spoken:
         raise EvalError("there are no utterances to measure")
     count = tokenizer.levels_for(levels)
@@ -106,6 +108,7 @@ def measure(
         utterances=len(spoken),
         seconds=sum(item.utterance.seconds for item in spoken),
         rates=rates(codes, sizes, rate / hop),
+        size=sizes[0],
         used=len(np.unique(first)),
         expected=sizes[0] * -float(np.expm1(len(first) * np.log1p(-1 / sizes[0]))) if sizes[0] > 1 else 1.0,
         quality=shifted(0) if with_phones else None,
