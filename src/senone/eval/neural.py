@@ -48,7 +48,7 @@ def remembered(function: Callable[[np.ndarray], Result]) -> Callable[[np.ndarray
     def call(wave: np.ndarray) -> Result:
         if len(wave) < SHORTEST:
             raise Unmeasurable("too_short", f"{len(wave)} samples are too short for a net: {SHORTEST} are the least")
-        key = hashlib.blake2b(np.ascontiguousarray(wave), digest_size=16).digest()
+        key = hashlib.blake2b(wave.tobytes(), digest_size=16).digest()
         if key not in kept:
             if len(kept) >= KEPT:
                 del kept[next(iter(kept))]

@@ -8,6 +8,7 @@ import base64
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,8 @@ class Encoder(nn.Module):
         self.ln_post = nn.LayerNorm(width)
 
     def forward(self, mel: Float[Tensor, "batch mel time"]) -> Float[Tensor, "batch frame width"]:
-        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2) + self.positional_embedding
+        position: Any = self.positional_embedding
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2) + position
         for block in self.blocks:
             x, _ = block(x)
         return self.ln_post(x)
@@ -162,8 +164,9 @@ def cuts(wave: np.ndarray, seconds: float = SECONDS) -> list[np.ndarray]:
 def read_tokens(path: Path) -> list[bytes]:
     """The byte strings of a .tiktoken file, by their numbers. Raises InteropError naming it."""
     try:
-        rows = dict(reversed(line.split()) for line in path.read_bytes().splitlines() if line)
-        return [base64.b64decode(rows[str(n).encode()]) for n in range(len(rows))]
+        pairs = [line.split() for line in path.read_bytes().splitlines() if line]
+        spelled = {int(number): base64.b64decode(token) for token, number in pairs}
+        return [spelled[n] for n in range(len(spelled))]
     except (OSError, ValueError, KeyError):
         raise InteropError(f"{path} is no list of tokens") from None
 

@@ -75,9 +75,9 @@ def read(path: str | Path, heads: int | None = None) -> Hubert | Wav2Vec2 | Reco
     )
     weights = pickles.tensors(weights, path)
     if any(name.startswith("encoder.transformer.") for name in map(_bare, weights)):
-        weights, special = _renamed(weights, TORCHAUDIO), 0
+        weights, special = renamed(weights, TORCHAUDIO), 0
     elif "post_extract_proj.weight" in map(_bare, weights) or "encoder.pos_conv.0.bias" in map(_bare, weights):
-        weights = _renamed(weights, FAIRSEQ)
+        weights = renamed(weights, FAIRSEQ)
     else:
         raise InteropError(f"{path} is no wav2vec 2.0 or HuBERT of fairseq, s3prl or torchaudio: its keys are others'")
     weights = old_names(weights)
@@ -128,12 +128,13 @@ def _bare(name: str) -> str:
     return re.sub(r"^(w2v_encoder\.w2v_model\.|w2v_model\.|wav2vec2\.)", "", name)
 
 
-def _renamed(weights: dict[str, Tensor], table: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
-    renamed = {}
+def renamed(weights: dict[str, Tensor], table: tuple[tuple[str, str], ...] = FAIRSEQ) -> dict[str, Tensor]:
+    """The weights under Hugging Face's names, by a table of patterns; a name in none of them stays."""
+    found = {}
     for name, value in weights.items():
         name = _bare(name)
-        renamed[next((re.sub(old, new, name) for old, new in table if re.fullmatch(old, name)), name)] = value
-    return renamed
+        found[next((re.sub(old, new, name) for old, new in table if re.fullmatch(old, name)), name)] = value
+    return found
 
 
 def _sizes(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
