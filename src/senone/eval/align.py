@@ -26,7 +26,10 @@ def delay(ref: Wave, deg: Wave, waveform: bool = True) -> int | None:
     x, y = (wave.astype(np.float64) if waveform else _envelope(wave) for wave in (ref, deg))
     x, y = x - x.mean(), y - y.mean()
     size = 1 << (len(x) + len(y) - 1).bit_length()
-    products = np.fft.irfft(np.fft.rfft(x, size).conj() * np.fft.rfft(y, size), size)
+    spectrum = np.fft.rfft(x, size).conj() * np.fft.rfft(y, size)
+    if waveform:  # half whitened: else the peaks a pitch period away are nearly as high
+        spectrum /= np.sqrt(np.abs(spectrum) + 1e-9 * np.abs(spectrum).max())
+    products = np.fft.irfft(spectrum, size)
     lags = np.arange(-min(FARTHEST, len(x) - 1), min(FARTHEST, len(y) - 1) + 1)
     return int(lags[products[lags].argmax()])
 

@@ -251,6 +251,10 @@ def run(
     Raises EvalError naming a folder that cannot be written, or that another process writes to.
     """
     folder = Path(folder)
+    if plan.against is not None and plan.against not in plan.systems:
+        raise EvalError(f"--against names '{plan.against}', which is not measured; there are {', '.join(plan.systems)}")
+    for name in plan.systems:
+        system(name)  # before anything is written
     with Book(folder) as book:
         (folder / "summary.json").unlink(missing_ok=True)  # it is of what was there before
         write_json(folder / "run.json", _card(plan, corpus, command))
@@ -258,7 +262,11 @@ def run(
         spread = over_ray(work, todo, ray) if ray else over_processes(work, todo, jobs)
         with closing(spread):
             for task, found in spread:
-                book.add(_crashed(task, found) if isinstance(found, Crashed) else found)
+                new = _crashed(task, found) if isinstance(found, Crashed) else found
+                for row in new:
+                    if row.system_fingerprint != system(row.system).fingerprint:
+                        raise EvalError(f"'{row.system}' is another one in every process: its weights must be fixed")
+                book.add(new)
                 advance(task.utterance.seconds * len(task.todo))
         for name in plan.systems:
             pack(folder, name)

@@ -66,9 +66,11 @@ def _about(codec: System) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """Of the source tree that this runs from, where it is one."""
-    here = Path(__file__).parent
-    done = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or None
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -115,7 +115,9 @@ class Encoder:
     """A tokenizer that keeps the codes of the last recording, at as many levels as any of its systems wants."""
 
     def __init__(self, name: str) -> None:
-        model = hub.load(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a class without weights of its own gets the same in every process
+            model = hub.load(name)
         if not isinstance(model, AudioTokenizer):
             raise EvalError(f"'{name}' is no tokenizer but a {type(model).__name__}")
         self.model, self.most = model, 0
