@@ -32,9 +32,9 @@ def column(metric: Mapping[str, Any]) -> Column:
         raise EvalError(f"run.json describes a metric without name, title or better: {dict(metric)}") from None
 
 
-def shown(column: Column, value: float) -> str:
-    """A value as tables print it."""
-    return f"{column.scale * value:.{column.digits}f}"
+def shown(column: Column, value: float, sign: str = "") -> str:
+    """A value as tables print it; sign: "+" for one with its sign in any case."""
+    return f"{column.scale * value:{sign}.{column.digits}f}".replace("-", "−")
 
 
 def title(column: Column) -> str:
@@ -110,9 +110,9 @@ def levels(run: Run, columns: Sequence[Column]) -> Html:
 
 
 def codes(run: Run) -> Html:
-    """One block per system with codes: use by rank, and a table of levels."""
+    """One block per family, of its system with most levels: use of codes by rank, and a table of levels."""
     blocks, names = [], []
-    for system in run.card["systems"]:
+    for system in _widest(run):
         found = run.codes(system["name"])
         if not found or not system.get("sizes"):
             continue
@@ -220,7 +220,7 @@ def _codes_block(
     if plots.missing():
         return table
     picture = plots.usage(counts, lambda level: f"level {level + 1}: {books[level].used} of {books[level].size} codes")
-    caption = tag("figcaption", f"{system['name']}, {books[0].frames:,} frames; dark is the first level")
+    caption = tag("figcaption", f"{system['name']}, {books[0].frames:,} frames; blue is the first level, red the last")
     return tag("div", tag("figure", picture, caption), table, class_="grid beside")
 
 

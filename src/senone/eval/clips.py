@@ -46,8 +46,8 @@ def read(path: Path) -> tuple[Float32[np.ndarray, "samples"], int]:
 def decoded(run: Run, system: str, utterance: str) -> tuple[Float32[np.ndarray, "samples"], int]:
     """As `read`, of what a system made, without the delay that was measured: it plays beside the original."""
     wave, rate = read(run.audio(system, utterance))
-    delays = {each["name"]: each.get("delay") or 0 for each in run.summary["systems"]}
-    return wave[max(0, round(delays.get(system, 0))) :], rate
+    late = next((each.get("delay") or 0 for each in run.summary["systems"] if each["name"] == system), 0)
+    return wave[round(late) if late >= rate / 1000 else 0 :], rate  # less is nothing to hear, and hard to measure
 
 
 def uri(wave: Float32[np.ndarray, "samples"], rate: int, kind: str = "flac") -> str:

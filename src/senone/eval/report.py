@@ -53,7 +53,7 @@ def write(run: Run, *, by: str | None = None, phones: Phones | None = None, limi
         ("table", "Table", _table(run, columns, judge)),
         ("rates", "Bit rate", charts.rates(run, columns)),
         ("levels", "Levels", charts.levels(run, columns)),
-        ("pairs", "Comparisons", _pairs(run, columns)),
+        ("pairs", "Comparisons", _pairs(run, columns, judge)),
         ("codes", "Codes", charts.codes(run)),
         ("planes", "Speakers and phones", charts.planes(run, phones or {})),
         ("rated", "Listening test", _rated(run)),
@@ -181,7 +181,7 @@ def _cell(column: Column, cell: Mapping[str, Any] | None) -> Html:
     low, high, n, of = (cell.get(key) for key in ("low", "high", "n", "of"))
     extra = []
     if low is not None and high is not None:
-        extra.append(tag("small", f"{charts.shown(column, low)} – {charts.shown(column, high)}", class_="interval"))
+        extra.append(tag("small", f"[{charts.shown(column, low)}, {charts.shown(column, high)}]", class_="interval"))
     if n is not None and of is not None and n < of:
         extra.append(tag("small", f"{n} of {of}", class_="warn"))
     return tag("td", charts.shown(column, cell["value"]), *extra, data_value=cell["value"])
@@ -239,13 +239,15 @@ def _downloads(run: Run) -> list[Html]:
     writer.writerow(names)
     writer.writerows([getattr(row, name) for name in names] for row in run.rows)
     data = out.getvalue().encode()
-    return [*links, _download("scores.csv", data)] if len(data) < MOST_SCORES else links
+    if len(data) < MOST_SCORES:
+        return [*links, _download("scores.csv", data)]
+    return [*links, tag("span", f"All {len(run.rows):,} scores are in the run's rows.jsonl", class_="small soft")]
 
 
 # comparisons
 
 
-def _pairs(run: Run, columns: Sequence[Column]) -> Html:
+def _pairs(run: Run, columns: Sequence[Column], judge: Column | None) -> Html:
     """One block per metric: differences of systems, paired by utterance."""
     pairs = run.summary.get("pairs") or []
     blocks = [
@@ -254,14 +256,14 @@ def _pairs(run: Run, columns: Sequence[Column]) -> Html:
     blocks = [(column, mine) for column, mine in blocks if mine]
     if not blocks:
         return Html()
-    options = (tag("option", column.title, value=column.name) for column, _ in blocks)
+    options = (tag("option", column.title, value=column.name, selected=column == judge) for column, _ in blocks)
     select = tag("label", "Metric ", tag("select", *options, data_blocks="pairs"))
     note = (
         "First minus second, paired by utterance, with 95 % intervals; p by Holm's correction over all comparisons of "
         "this run; wins: share of utterances on which the first is better, ties half. What is clear is in bold."
     )
     tables = (
-        tag("div", _pair_table(column, mine), class_="scroll", data_block="pairs", data_name=column.name)
+        tag("div", _pair_table(column, mine), class_="scroll tall", data_block="pairs", data_name=column.name)
         for column, mine in blocks
     )
     return join([tag("p", note, class_="small soft"), tag("div", select, class_="bar"), *tables])
@@ -272,12 +274,8 @@ def _pair_table(column: Column, pairs: Sequence[Mapping[str, Any]]) -> Html:
     for pair in pairs:
         low, high, p = pair.get("low"), pair.get("high"), pair.get("p_holm")
         clear = p is not None and p < 0.05
-        text = f"{column.scale * pair['difference']:+.{column.digits}f}"
-        between = (
-            "–"
-            if low is None or high is None
-            else " to ".join(f"{column.scale * x:+.{column.digits}f}" for x in (low, high))
-        )
+        text = charts.shown(column, pair["difference"], "+")
+        between = "–" if low is None or high is None else " to ".join(charts.shown(column, x, "+") for x in (low, high))
         lines.append(
             tag(
                 "tr",
