@@ -46,9 +46,8 @@ def stft(wave: Float[Tensor, "batch samples"], n_fft: int, hop: int) -> Complex[
 def mel_filters(rate: int, n_fft: int, mels: int) -> Float[Tensor, "mel bin"]:
     """Triangular filters on the Slaney mel scale, each of unit area (librosa's default)."""
     points = _mel_to_hz(torch.linspace(0, float(_hz_to_mel(torch.tensor(rate / 2.0))), mels + 2, dtype=torch.float64))
-    bins = torch.linspace(
-        0, n_fft // 2 * rate / n_fft, n_fft // 2 + 1, dtype=torch.float64
-    )  # an odd one ends below half the rate
+    highest = n_fft // 2 * rate / n_fft  # half the rate, or less if n_fft is odd
+    bins = torch.linspace(0, highest, n_fft // 2 + 1, dtype=torch.float64)
     lower, centre, upper = points[:-2, None], points[1:-1, None], points[2:, None]
     rise, fall = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
     return (torch.minimum(rise, fall).clamp(min=0) * 2 / (upper - lower)).float()
