@@ -52,8 +52,8 @@ def silhouette(x: Float[np.ndarray, "item code"], labels: Sequence[str]) -> floa
 def plane(x: Float[np.ndarray, "item code"]) -> tuple[Float[np.ndarray, "item 2"], str]:
     """Places of the items, and how they were found: t-SNE (seeded), or PCA where scikit-learn is not installed."""
     centred = x - x.mean(0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    pca = np.pad(u * s, ((0, 0), (0, 2)))  # one dimension at least has to be there
+    values, vectors = np.linalg.eigh(centred @ centred.T)  # there are fewer items than codes
+    pca = (vectors * np.sqrt(values.clip(0)))[:, ::-1]
     try:
         from sklearn.manifold import TSNE
     except ImportError:

@@ -19,7 +19,7 @@ from senone.eval.units import UNLABELLED, EvalError, Interval, phones_at
 RATED = re.compile(
     r"(.+?)(?::(?:nb)?[\d.]+[kC]?)?(?:@\d+)?"
 )  # opus:12k, spectral-mini@4: points of opus, spectral-mini
-SPREAD = 900  # dots on a plane, at most
+SPREAD = 500  # dots on a plane, at most
 Phones = Mapping[str, Sequence[Interval]]
 
 
@@ -156,7 +156,7 @@ def planes(run: Run, phones: Phones) -> Html:
     if not blocks:
         return Html()
     note = (
-        "One dot is an utterance, or a phone of an utterance: the bag of its codes, time pooled away (SpeechTokenizer, "
+        "One dot is an utterance, or a phone of a speaker: the bag of its codes, time pooled away (SpeechTokenizer, "
         "figure 4, with codes in place of their embeddings). Levels that carry the voice put dots of one speaker "
         "together; the silhouette says how much, before anything is flattened: 1 fully, 0 not at all."
     )
@@ -252,22 +252,20 @@ def _spoken(run: Run, found: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray]
 
 def _phoned(
     run: Run, found: Mapping[str, np.ndarray], system: Mapping[str, Any], phones: Phones
-) -> tuple[list, list[str]]:
-    """Codes of each phone of each utterance, all its frames together."""
-    items, labels = [], []
+) -> tuple[list[np.ndarray], list[str]]:
+    """Codes and label of each phone of each speaker, all its frames together."""
+    parts: dict[tuple[str, str], list[np.ndarray]] = {}
     for utterance in run.card["utterances"]:
-        codes, known = (
-            found.get(slug(utterance["id"])),
-            phones.get(utterance["id"]) or phones.get(Path(utterance["id"]).stem),
-        )
+        codes = found.get(slug(utterance["id"]))
+        known = phones.get(utterance["id"]) or phones.get(Path(utterance["id"]).stem)
         if codes is None or not known or not system.get("frame_rate"):
             continue
         at = np.array(phones_at(known, codes.shape[1], 1, system["frame_rate"]))
-        for label in sorted({*at} - {UNLABELLED}):
-            items.append(codes[:, at == label])
-            labels.append(label)
-    keep = np.linspace(0, len(items) - 1, min(len(items), SPREAD)).round().astype(int)
-    return [items[n] for n in keep], [labels[n] for n in keep]
+        for label in {*at} - {UNLABELLED}:
+            parts.setdefault((label, utterance.get("speaker") or ""), []).append(codes[:, at == label])
+    keys = sorted(parts)
+    keys = [keys[n] for n in np.linspace(0, len(keys) - 1, min(len(keys), SPREAD)).round().astype(int)]
+    return [np.concatenate(parts[key], 1) for key in keys], [str(label) for label, _ in keys]
 
 
 def _plane(items: list[np.ndarray], labels: list[str], what: str, name: str, part: slice) -> Html:
@@ -275,7 +273,12 @@ def _plane(items: list[np.ndarray], labels: list[str], what: str, name: str, par
     places, method = bags.plane(x)
     score = bags.silhouette(x, labels)
     said = f"{method} of {len(items)} dots" + ("" if score is None else f"; silhouette {score:+.3f}")
-    return tag("figure", tag("strong", f"{name}, by {what}"), plots.scatter(places, labels), tag("figcaption", said))
+    return tag(
+        "figure",
+        tag("strong", f"{name}, by {what}"),
+        plots.scatter(places, labels, what == "phone"),
+        tag("figcaption", said),
+    )
 
 
 def _silhouettes(run: Run, found: Sequence[tuple[str, np.ndarray]], depth: int) -> list[float | None]:

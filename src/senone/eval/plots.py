@@ -110,24 +110,26 @@ def usage(levels: Sequence[Int[np.ndarray, "code"]], title: Callable[[int], str]
     return _svg(draw)
 
 
-def scatter(places: Float[np.ndarray, "item 2"], labels: Sequence[str]) -> Html:
-    """Dots on a plane without axes, coloured by label; labels are titles, and a legend where they are few."""
+def scatter(places: Float[np.ndarray, "item 2"], labels: Sequence[str], words: bool = False) -> Html:
+    """Dots on a plane without axes, coloured by label, with a legend where they are few; words: labels as dots."""
 
     def draw(axes: Any, titles: dict[str, str]) -> None:
         names = sorted({*labels})
         for index, name in enumerate(names):
             colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index // len(PALETTE) % len(MARKERS)]
             mine = places[[label == name for label in labels]]
-            (line,) = axes.plot(
-                *mine.T, color=colour, marker=marker, markersize=6, linestyle="", markeredgewidth=0, alpha=0.85
-            )
+            if words:
+                for x, y in mine:
+                    axes.text(x, y, name, color=colour, fontsize=7, ha="center", va="center")
+            look = {"marker": "" if words else marker, "markersize": 6, "markeredgewidth": 0, "alpha": 0.85}
+            (line,) = axes.plot(*mine.T, color=colour, linestyle="", label=name, **look)
             line.set_gid(f"p{len(titles)}")
-            line.set_label(name)
             titles[line.get_gid()] = name
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.spines[:].set_visible(False)
         axes.margins(0.08)
-        if len(names) <= 12:
+        if len(names) <= 12 and not words:
             axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
 
     return _svg(draw)
