@@ -69,6 +69,7 @@ def test_waves_that_cannot_be():
     bad[7] = np.nan
     assert "NaN" in measure(metric, Item(noise(), bad)).error
     assert "shapes (16000,) and (8000,)" in measure(metric, Item(noise(), noise(0.5))).error
+    assert measure(metric, Item(noise()[:0], noise()[:0])).status == "too_short"
     assert measure(metric, Item(noise(), noise())).status == "ok"
 
 

@@ -111,6 +111,9 @@ def test_si_sdr_against_its_definition():
     assert value("si_sdr", ref, deg) == pytest.approx(expected, abs=1e-3)
     orthogonal = np.tile(np.float32([1, 1, -1, -1]), 4000), np.tile(np.float32([1, -1, -1, 1]), 4000)
     assert value("si_sdr", *orthogonal) == -100
+    still = np.full(RATE, 0.5, np.float32)
+    for pair in ((still, ref), (ref, still)):
+        assert measure(METRICS.get("si_sdr")(), Item(*pair)).status == "no_speech"
 
 
 @pytest.mark.parametrize("mels", [False, True])

@@ -125,6 +125,8 @@ def measure(metric: Metric, item: Item) -> Score:
     """The metric's score of the item, whatever happens: any exception, and a value that is no number, is an "error"."""
     if item.ref.shape != item.deg.shape or item.ref.ndim != 1:
         return _error(f"original and decoded wave have shapes {item.ref.shape} and {item.deg.shape}")
+    if not len(item.ref):
+        return Score(None, status="too_short", error="there are no samples")
     for name, wave in (("original", item.ref), ("decoded wave", item.deg)):
         if not np.isfinite(wave).all():
             return _error(f"the {name} holds NaN or infinite samples")

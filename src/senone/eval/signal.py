@@ -189,8 +189,8 @@ def _third_octaves() -> Float[np.ndarray, "bin 15"]:
 
 
 def _si_sdr(item: Item) -> float:
-    _heard(item)
     ref, deg = (x.astype(np.float64) - x.mean(dtype=np.float64) for x in (item.ref, item.deg))
+    _heard(Item(ref, deg))
     target = ref * (ref @ deg / (ref @ ref))
     signal, noise = target @ target, np.square(deg - target).sum()
     with np.errstate(divide="ignore"):
