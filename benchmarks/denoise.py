@@ -18,31 +18,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import soundfile
-from codec_quality import Row, Utterance, cell, read_data, summary
-from metrics import METRICS, RATE, NotApplicable
-from peers import WEIGHTS, PeerError
 
 from senone.errors import SenoneError
+from senone.eval import corpus, stats
+from senone.eval.metrics import METRICS, RATE, Item, Metric, measure
+from senone.eval.tables import cell
 
 Denoiser = Callable[[np.ndarray], np.ndarray]
+WEIGHTS = Path(os.environ.get("SENONE_WEIGHTS", Path(__file__).parents[2] / "shared" / "weights"))
 
 
 def mixtures(
-    utterances: list[Utterance], data: Path, noise: Path, fold: str, snr: float
-) -> Iterator[tuple[Utterance, np.ndarray, np.ndarray]]:
+    utterances: list[corpus.Utterance], noise: Path, fold: str, snr: float
+) -> Iterator[tuple[corpus.Utterance, np.ndarray, np.ndarray]]:
     """(utterance, clean, noisy); both scaled down together where the sum would clip."""
     with open(noise / "manifest.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     files = [noise / row["path"] for row in rows if row["split"] == fold]
     if not files:
-        raise PeerError(f"{noise} has no noise in the fold '{fold}'")
+        raise SenoneError(f"{noise} has no noise in the fold '{fold}'")
     draw = np.random.default_rng(0)
     order = draw.permutation(len(files))
     for number, utterance in enumerate(utterances):
-        clean, _ = soundfile.read(data / utterance.path, dtype="float32")
+        clean = utterance.read().resample(RATE).wave[0].numpy()
         sound, rate = soundfile.read(files[order[number % len(files)]], dtype="float32")
         if rate != RATE or not sound.any():
-            raise PeerError(f"{files[order[number % len(files)]]} is silent or not at {RATE} Hz")
+            raise SenoneError(f"{files[order[number % len(files)]]} is silent or not at {RATE} Hz")
         sound = np.resize(np.roll(sound, -draw.integers(len(sound))), len(clean))
         power = np.square(clean).mean() / max(np.square(sound).mean(), 1e-12)
         noisy = clean + sound * np.float32(np.sqrt(power / 10 ** (snr / 10)))
@@ -131,7 +132,7 @@ def _session(file: str) -> Any:
     import onnxruntime
 
     if not (WEIGHTS / file).exists():
-        raise PeerError(f"{WEIGHTS / file} is missing: SENONE_WEIGHTS must name a folder with it")
+        raise SenoneError(f"{WEIGHTS / file} is missing: SENONE_WEIGHTS must name a folder with it")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(str(WEIGHTS / file), options)
@@ -144,15 +145,12 @@ def main() -> None:
     parser.add_argument("--noise", type=Path, required=True, help="folder of noise with manifest.tsv")
     parser.add_argument("--fold", default="dev", help="fold of the noise: dev to tune, test to report")
     parser.add_argument("--snr", type=float, default=5.0, help="dB (default %(default)s)")
-    parser.add_argument("--metrics", default="sisdr,stoi")
+    parser.add_argument("--metrics", default="si_sdr,stoi")
     parser.add_argument("--limit", type=int, help="only the first N utterances, all speakers in turn")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     options = parser.parse_args()
-    metrics = options.metrics.split(",")
-    if wrong := [metric for metric in metrics if metric not in METRICS]:
-        parser.error(f"unknown metric '{wrong[0]}'; known: {', '.join(METRICS)}")
     try:
-        table = measure(options, metrics)
+        table = run(options, [METRICS.get(name)() for name in options.metrics.split(",")])
     except (SenoneError, OSError) as error:
         sys.exit(f"denoise: {error}")
     if options.out:
@@ -160,31 +158,43 @@ def main() -> None:
     print(table)
 
 
-def measure(options: argparse.Namespace, metrics: list[str]) -> str:
-    utterances = read_data(options.data)[: options.limit]
+def run(options: argparse.Namespace, metrics: list[Metric]) -> str:
+    utterances = corpus.read(options.data).utterances[: options.limit]
     runs = systems(options.systems)
-    rows: dict[tuple[str, str], list[Row]] = {(title, metric): [] for title in runs for metric in metrics}
-    for utterance, clean, noisy in mixtures(utterances, options.data, options.noise, options.fold, options.snr):
-        for title, (run, mixed) in runs.items():
-            decoded = run(noisy if mixed else clean)
-            for metric in metrics:
-                try:
-                    score = METRICS[metric].score(clean, decoded, utterance.text)
-                except NotApplicable:
-                    continue
-                row = Row(utterance.path, utterance.speaker, title, title, metric, METRICS[metric].version, *score)
-                rows[title, metric].append(row)
+    shape = len(utterances), len(metrics)
+    values, weights = ({title: np.zeros(shape) for title in runs} for _ in range(2))
+    for n, (utterance, clean, noisy) in enumerate(mixtures(utterances, options.noise, options.fold, options.snr)):
+        for title, (system, mixed) in runs.items():
+            decoded = system(noisy if mixed else clean)
+            for k, metric in enumerate(metrics):
+                score = measure(metric, Item(clean, decoded.astype(np.float32), utterance.text))
+                if score.value is not None:
+                    values[title][n, k], weights[title][n, k] = score.value, score.weight
     heads = [f"{options.snr:g} dB, fold {options.fold}"]
-    heads += [head for m in metrics for head in (METRICS[m].title, "minus mixture")]
+    heads += [head for metric in metrics for head in (metric.column.title, "minus mixture")]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    unit = stats.units([u.speaker for u in utterances], [u.id for u in utterances])[1]
     for title in runs:
-        cells = [title]
-        for metric in metrics:
-            mine, theirs, count = rows[title, metric], rows["mixture", metric], len(utterances)
-            cells.append(cell(summary(mine), METRICS[metric], count))
-            cells.append(cell(summary(mine, theirs), METRICS[metric], count, "+") if title != "mixture" else "")
-        lines.append("| " + " | ".join(cells) + " |")
+        alone = cells(values[title], weights[title], unit, metrics)
+        both = weights[title] * (weights["mixture"] > 0)
+        change = cells(values[title] - values["mixture"], both, unit, metrics, sign="+")
+        pairs = zip(alone, change if title != "mixture" else [""] * len(metrics), strict=True)
+        lines.append("| " + " | ".join([title, *(text for pair in pairs for text in pair)]) + " |")
     return "\n".join([*lines, "", f"{len(utterances)} utterances; in brackets: 95 % bootstrap interval."]) + "\n"
+
+
+def cells(
+    values: np.ndarray, weights: np.ndarray, unit: np.ndarray, metrics: list[Metric], sign: str = ""
+) -> list[str]:
+    """Of one system: for each metric sum(values) / sum(weights) with its interval."""
+    bounds = stats.intervals(stats.totals(unit, values * (weights > 0)), stats.totals(unit, weights))
+    out = []
+    for k, metric in enumerate(metrics):
+        n, total = int((weights[:, k] > 0).sum()), weights[:, k].sum()
+        score = (values[:, k] * (weights[:, k] > 0)).sum() / total if total else None
+        found = {"value": score, "low": bounds[0, k], "high": bounds[1, k], "n": n, "of": len(values)}
+        out.append(cell(found, {"digits": metric.column.digits, "scale": metric.column.scale}, sign))
+    return out
 
 
 if __name__ == "__main__":
