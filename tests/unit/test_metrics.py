@@ -2,10 +2,12 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,15 @@ def test_every_name_makes_a_metric_of_that_name():
         assert metric.fingerprint.startswith(name), name
         assert ("senone.eval.signal" in METRICS.entries[name] and name != "visqol") != column.heavy, name
     assert len({METRICS.get(name)().column.title for name in METRICS}) == len(list(METRICS))
+
+
+def test_the_page_has_every_metric_with_its_licence():
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", page, re.MULTILINE))
+    assert list(rows) == list(METRICS)
+    for name, row in rows.items():
+        column = METRICS.get(name)().column
+        assert column.title in row and column.licence in row, name
 
 
 def test_presets_hold_known_names():

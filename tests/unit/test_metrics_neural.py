@@ -187,13 +187,11 @@ def test_tokens_files(tmp_path):
 def test_recognisers_hear_speech(clips, name):
     wer, cer = present(f"wer_{name}"), present(f"cer_{name}")
     for metric, most in ((wer, 0.12), (cer, 0.06)):
-        scores = [measure(metric, pair[0]) for pair in clips[:3]]
+        scores = [measure(metric, pair[0]) for pair in clips[:2]]
         assert all(score.status == "ok" for score in scores)
         assert sum(s.value for s in scores) / sum(s.weight for s in scores) < most
     item = clips[0][0]
-    other = measure(
-        wer, replace(item, deg=clips[1][0].deg[: len(item.ref)].copy(), ref=item.ref[: len(clips[1][0].deg)])
-    )
+    other = measure(wer, replace(item, text=clips[1][0].text))
     assert other.status == "ok" and other.value / other.weight > 0.7
     assert measure(wer, replace(item, text=None)).status == "na"
     assert measure(wer, replace(item, text=" ")).error == "there is no reference text"
@@ -317,7 +315,7 @@ def test_speakers_are_told_apart(clips, name):
     metric = present(name)
 
     def similarity(one, other):
-        size = min(len(one.ref), len(other.ref))
+        size = min(len(one.ref), len(other.ref), 3 * RATE)
         return measure(metric, Item(one.ref[:size], other.ref[:size])).value
 
     assert similarity(clips[0][0], clips[0][0]) == pytest.approx(1, abs=1e-6)

@@ -200,4 +200,4 @@ def test_speed(clips):
         return time.perf_counter() - start
 
     once()  # starts the process of PESQ
-    assert min(once() for _ in range(3)) < 0.6
+    assert min(once() for _ in range(5)) < 0.6

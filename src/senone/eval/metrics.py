@@ -25,6 +25,9 @@ from senone.hub import Registry
 
 __all__ = ["METRICS", "PRESETS", "RATE", "Column", "Item", "Metric", "Plain", "Score", "Unmeasurable", "measure"]
 
+# how to install what is not installed by its name alone
+INSTALL = {"speechmos": "--no-deps speechmos", "visqol-python": "'visqol-python[lattice]'"}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -104,10 +107,12 @@ class Plain:
         """One sentence on what is not there, with what to do about it; empty if nothing is."""
         for name in self.packages:
             if version(name) is None:
-                return f"{name} is not installed: pip install {name}"
+                return f"{name} is not installed: pip install {INSTALL.get(name, name)}"
         for name in self.files:
             if not (folder() / name).exists():
-                return f"{name} is not in {folder()} (SENONE_METRICS); it is from {self.column.source}"
+                return (
+                    f"{name} is not in {folder()} (SENONE_METRICS); it is from {self.column.source} (docs/metrics.md)"
+                )
         return ""
 
     def __call__(self, item: Item) -> Score:
