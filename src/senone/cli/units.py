@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from senone.cli.evaluate import evaluate
+from senone.cli.evaluate import Jobs, evaluate
 from senone.cli.shared import bar, examples, load, say
 from senone.errors import SenoneError
 
@@ -79,7 +79,8 @@ def slmtok(
     test: Annotated[str, typer.Option(help="For error rates and resynthesis; its split test.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the same call again goes on there.")],
     levels: Annotated[
-        str | None, typer.Option(help="Ranges: 1,1:8,2:8; without, the first and all.", metavar="LIST")
+        str | None,
+        typer.Option(help="Ranges, where there are so many: 1,1:8,2:8; without, the first and all.", metavar="LIST"),
     ] = None,
     steps: Annotated[int, typer.Option(help="Updates of the probe.", min=1)] = 200_000,
     width: Annotated[int, typer.Option(help="Of its LSTMs.", min=1)] = 1024,
@@ -93,6 +94,7 @@ def slmtok(
     ] = None,
     resynthesis: Annotated[bool, typer.Option("--resynthesis/--no-resynthesis", help="Hear what tokens keep.")] = True,
     limit: Annotated[int, typer.Option(help="Utterances resynthesised, at random.", min=1, metavar="N")] = 300,
+    jobs: Jobs = 1,
     seed: Seed = 0,
 ) -> None:
     """SLMTokBench: how close tokens are to text, and what they keep of the speech.
@@ -134,7 +136,8 @@ def slmtok(
         names = tuple(word.strip() for word in metrics.split(",")) if metrics else run.RESYNTHESIS
         plan = bench.Plan(tuple(systems), names, seed=seed)
         with bar("resynthesis", sum(utterance.seconds for utterance in chosen.utterances) * len(systems)) as advance:
-            heard_run = bench.run(plan, chosen, out / "resynthesis", speed=False, command=_command(), advance=advance)
+            place = out / "resynthesis"
+            heard_run = bench.run(plan, chosen, place, jobs=jobs, speed=False, command=_command(), advance=advance)
     print(run.write(out, run.table(probes, heard_run), probes, heard_run), end="")
 
 

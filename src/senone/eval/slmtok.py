@@ -47,19 +47,21 @@ class Parts:
 
 
 def ranges(text: str | None, levels: int) -> list[Range]:
-    """`1,1:8,2:8` as ranges; without, the first level and all of them. Raises EvalError for a level not there."""
+    """`1,1:8,2:8` as ranges, but for those that go beyond the levels there are; without, the first level and all.
+
+    Raises EvalError for what is no range, or where none is left."""
     if text is None:
         return [Range(1, 1), Range(1, levels)][: 1 + (levels > 1)]
     out = []
     for word in text.split(","):
         first, colon, last = word.strip().partition(":")
-        if not first.isdigit() or (colon and not last.isdigit()):
+        if not first.isdigit() or (colon and not last.isdigit()) or not 1 <= int(first) <= int(last or first):
             raise EvalError(f"levels are given as 1,1:8,2:8, got '{word}'")
-        one = Range(int(first), int(last or first))
-        if not 1 <= one.first <= one.last <= levels:
-            raise EvalError(f"levels must be within 1 to {levels}, got '{word}'")
-        out.append(one)
-    return list(dict.fromkeys(out))
+        out.append(Range(int(first), int(last or first)))
+    kept = [one for one in dict.fromkeys(out) if one.last <= levels]
+    if not kept:
+        raise EvalError(f"levels {text} are all beyond the {levels} that there are")
+    return kept
 
 
 def drawn(corpus: Corpus, count: int = COUNT, seed: int = 0) -> Corpus:
