@@ -72,7 +72,7 @@ def test_the_page_holds_every_sound_and_no_names(run):
         assert (of["behind"] == original).all(), "the delay is taken out"
         assert (of["toy:2"] == soundfile.read(run.audio("toy:2", utterance))[0]).all()
         assert clip["reference"] not in key["stimuli"]
-    assert [name for name in sounds if name not in key["stimuli"]] != list(sounds)[:4], "order tells nothing"
+    assert list(sounds) == sorted(sounds), "the order tells nothing"
     assert sorted(int(name[-1]) // 3 for name in heard) == [0, 0, 1, 1], "speakers in turn"
 
 
@@ -121,16 +121,16 @@ def test_raters_are_screened_as_soundstreams_were(reference, others, why):
 def test_means_and_intervals_are_over_those_who_stay():
     rng = np.random.default_rng(0)
     raters = {
-        f"r{n}": [(REFERENCE, 100.0)] * 4 + [("a", 60 + 5 * n + rng.normal()) for _ in range(4)] + [("b", 30.0)] * 2
+        f"r{n}": [(REFERENCE, 100.0)] * 4 + [("a", 60 + 5 * n + rng.normal()) for _ in range(1 + 3 * n)] + [("b", 30.0)]
         for n in range(5)
     }
     raters["deaf"] = [(REFERENCE, 10.0), ("a", 0.0), ("b", 0.0)]
     result = rate(raters)
     assert list(result.dropped) == ["deaf"] and [one.system for one in result.systems] == [REFERENCE, "a", "b"]
     _, a, b = result.systems
-    means = np.array([np.mean([value for name, value in raters[f"r{n}"] if name == "a"]) for n in range(5)])
-    assert a.mean == pytest.approx(means.mean()) and (a.ratings, a.raters) == (20, 5)
-    draws = np.random.default_rng(9).choice(means, (20000, 5)).mean(1)  # every rater rated as often
+    given = [[value for name, value in raters[f"r{n}"] if name == "a"] for n in range(5)]
+    assert a.mean == pytest.approx(np.mean(sum(given, []))) and (a.ratings, a.raters) == (35, 5)
+    draws = [np.mean(sum((given[n] for n in rng.choice(5, 5)), [])) for _ in range(20000)]
     assert [a.low, a.high] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.5)
     assert b.mean == b.low == b.high == 30
     alone = rate({"r0": raters["r0"]}).systems[1]

@@ -213,6 +213,38 @@ def test_published_figures_are_grey_rows_under_the_same_models_only(page):
     assert float(codec["kb/s"]["value"]) == pytest.approx(0.8)
 
 
+def test_without_a_metric_of_theirs_there_are_no_published_figures(tmp_path):
+    folder = make_run(tmp_path, 3, 0.5)
+    card = json.loads((folder / "run.json").read_text())
+    card["metrics"] = [metric for metric in card["metrics"] if metric["name"] == "wer_tiny"]
+    (folder / "run.json").write_text(json.dumps(card))
+    page = Page(report.write(Run.open(folder)).read_text())
+    assert {row["class"] for row in page.tables["systems"]} == {None} and "Published" not in page.text
+
+
+def test_whiskers_end_at_the_entropy_of_the_codes(run, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        plots, "lines", lambda series, *_, **options: drawn.append((series, options)) or Html("<svg></svg>")
+    )
+    charts.rates(run, [charts.column(METRICS[0])])
+    ((series, options),) = drawn
+    toys = {point.x: point for point in series["toy"]}
+    for system in run.summary["systems"][:3]:
+        cell, point = system["cells"]["pesq_wb"], toys[system["kbps"]]
+        assert (point.y, point.low, point.high) == (cell["value"], cell["low"], cell["high"])
+        assert point.low_x == system["entropy_kbps"] < point.x
+    assert series["opus"][0].low_x is None and options["log"] and len(options["reported"]) == 19
+
+
+def test_a_whisker_is_drawn():
+    style = {"a": plots.style(0)}
+    with_it, without = (
+        plots.lines({"a": [plots.Point(2.0, 1.0, low_x=low)]}, style, x="kb/s", y="y", log=True) for low in (1.0, None)
+    )
+    assert with_it.count("<path") > without.count("<path") and "stroke-dasharray" in with_it
+
+
 def test_text_of_others_stays_text(page):
     assert NASTY in "".join(page.words) and "<script>alert" not in page.text
     assert 'odd "name" <b>' in "".join(page.words)
