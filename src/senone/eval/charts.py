@@ -113,7 +113,7 @@ def codes(run: Run) -> Html:
     """One block per family, of its system with most levels: use of codes by rank, and a table of levels."""
     blocks, names = [], []
     for system in _widest(run):
-        found = run.codes(system["name"])
+        found = _codes_of(run, system)
         if not found or not system.get("sizes"):
             continue
         counts = codebooks.count(found.values(), system["sizes"])
@@ -141,7 +141,7 @@ def planes(run: Run, phones: Phones) -> Html:
         return Html()
     blocks, names = [], []
     for system in _widest(run):
-        found = run.codes(system["name"])
+        found = _codes_of(run, system)
         depth = min((len(item) for item in found.values()), default=0)
         parts = [("level 1", slice(0, 1)), (f"levels 2 to {depth}", slice(1, depth))]
         parts = parts[: 2 if depth > 2 else 1] if depth != 2 else [parts[0], ("level 2", slice(1, 2))]
@@ -226,6 +226,13 @@ def _codes_block(
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}"
+
+
+def _codes_of(run: Run, system: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Those of the card's utterances, by slug: a former run may have coded more."""
+    found = run.codes(system["name"])
+    names = (slug(utterance["id"]) for utterance in run.card["utterances"])
+    return {name: found[name] for name in names if name in found}
 
 
 def _widest(run: Run) -> list[Mapping[str, Any]]:
