@@ -26,7 +26,7 @@ from senone.hub import Registry
 __all__ = ["METRICS", "PRESETS", "RATE", "Column", "Item", "Metric", "Plain", "Score", "Unmeasurable", "measure"]
 
 # how to install what is not installed by its name alone
-INSTALL = {"speechmos": "--no-deps speechmos", "visqol-python": "'visqol-python[lattice]'"}
+INSTALL = {"visqol-python": "'visqol-python[lattice]'"}
 
 
 @dataclass(frozen=True)
