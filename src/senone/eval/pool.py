@@ -111,9 +111,10 @@ def over_ray(
         import ray  # type: ignore
     except ImportError:
         raise EvalError("ray is not installed: pip install ray") from None
-    ray.init(address=None if address == "local" else address, runtime_env={"env_vars": ONE_THREAD})
+    here = {"include_dashboard": False} if address == "local" else {"address": address}
+    ray.init(**here, runtime_env={"env_vars": ONE_THREAD}, log_to_driver=False)
     try:
-        remote = ray.remote(function)
+        remote = ray.remote(max_retries=0)(function)
         coming = {remote.remote(task): task for task in tasks}
         while coming:
             (ready,), _ = ray.wait(list(coming), num_returns=1)

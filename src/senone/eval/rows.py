@@ -91,9 +91,10 @@ class Run:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The scores of the card's utterances, systems and metrics, as they are now; the order is the file's."""
+        """The scores of the card's utterances, systems and metrics, KBPS and DELAY too; the order is the file's."""
         systems = {system["name"]: system["fingerprint"] for system in self.card["systems"]}
         metrics = {metric["name"]: metric["fingerprint"] for metric in self.card["metrics"]}
+        own = (KBPS, DELAY)
         contents = {utterance["id"]: utterance["content"] for utterance in self.card["utterances"]}
         last = {row.key: row for row in read_rows(self.folder / "rows.jsonl")}
         return [
@@ -101,7 +102,7 @@ class Run:
             for row in last.values()
             if contents.get(row.utterance) == row.content
             and systems.get(row.system) == row.system_fingerprint
-            and metrics.get(row.metric, row.metric_fingerprint) == row.metric_fingerprint
+            and (row.metric in own or metrics.get(row.metric) == row.metric_fingerprint)
         ]
 
     def audio(self, system: str, utterance: str) -> Path:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log2
@@ -87,13 +88,12 @@ def write(run: Run, reported: bool = False) -> None:
 
 def show(run: Run, reported: bool = False, printer: Callable[[str], None] = print) -> None:
     """The table on a terminal, then what has to be known to read it. Elsewhere than on a terminal: as Markdown."""
-    import sys
-
-    if sys.stdout.isatty():
+    terminal = sys.stdout.isatty()
+    if terminal:
         _rich(run, reported)
     else:
         printer(_markdown_table(run, reported))
-    for line in notes(run):
+    for line in notes(run, plain=terminal):
         printer(line)
 
 
@@ -116,13 +116,14 @@ def latex(run: Run, reported: bool = False) -> str:
     return "\n".join([*top, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def notes(run: Run) -> list[str]:
-    """How to read the table, and the warnings."""
+def notes(run: Run, plain: bool = False) -> list[str]:
+    """How to read the table, with or without brackets, and the warnings."""
     data, card = run.card["data"], run.card
     planned = sorted({metric["planned"] for metric in card["metrics"]})
     heard = f"{data['utterances']} utterances of {data['speakers']} speakers, {data['seconds'] / 60:.1f} minutes"
     fewer = [m["title"] for m in card["metrics"] if m["planned"] < data["utterances"]]
-    said = [f"{heard}. In brackets: 95 % bootstrap interval over {run.summary['unit']}s. Delay: {card['alignment']}."]
+    mark = "After ±: half of the" if plain else "In brackets:"
+    said = [f"{heard}. {mark} 95 % bootstrap interval over {run.summary['unit']}s. Delay: {card['alignment']}."]
     if fewer:
         said.append(f"On the first {planned[0]} only: {', '.join(fewer)}.")
     said += [f"Warning: {sentence}." for sentence in run.summary["warnings"]]
@@ -176,7 +177,7 @@ def title(metric: dict[str, Any]) -> str:
 
 
 def _fact(fact: Fact, value: float | None) -> str:
-    return "–" if value is None else f"{fact.scale * value:.{fact.digits}f}"
+    return "–" if value is None else f"{round(fact.scale * value, fact.digits) + 0.0:.{fact.digits}f}"  # never -0
 
 
 def _markdown_table(run: Run, reported: bool) -> str:
@@ -224,10 +225,10 @@ def _rich(run: Run, reported: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    heads, lines, grey = _grid(run, reported)
+    heads, lines, grey = _grid(run, reported, plain=True)
     table = Table(box=None, header_style="bold")
     for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", overflow="fold")
+        table.add_column(head, justify="right" if number else "left", no_wrap=not number)
     for line in lines:
         table.add_row(*(text.replace("[", r"\[") for text in line))
     for line in grey:
