@@ -84,7 +84,7 @@ def lines(
         else:
             axes.set_xticks(sorted({*every}))
 
-    return _svg(draw)
+    return _svg(draw, f"{y} against {x}")
 
 
 def usage(levels: Sequence[Int[np.ndarray, "code"]], title: Callable[[int], str]) -> Html:
@@ -107,7 +107,7 @@ def usage(levels: Sequence[Int[np.ndarray, "code"]], title: Callable[[int], str]
         axes.set_xlabel("rank / size of the codebook")
         axes.set_ylabel("times the uniform share")
 
-    return _svg(draw)
+    return _svg(draw, "How often codes are used, by rank")
 
 
 def scatter(places: Float[np.ndarray, "item 2"], labels: Sequence[str], words: bool = False) -> Html:
@@ -132,7 +132,7 @@ def scatter(places: Float[np.ndarray, "item 2"], labels: Sequence[str], words: b
         if len(names) <= 12 and not words:
             axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
 
-    return _svg(draw)
+    return _svg(draw, "Bags of codes on a plane")
 
 
 def mel(wave: Float[np.ndarray, "samples"], rate: int) -> Float[np.ndarray, "mel frame"]:
@@ -191,7 +191,7 @@ def _log_axis(axis: Any, values: Sequence[float]) -> None:
     axis.set_tick_params(which="minor", length=0)
 
 
-def _svg(draw: Callable[[Any, dict[str, str]], None]) -> Html:
+def _svg(draw: Callable[[Any, dict[str, str]], None], label: str) -> Html:
     """One pair of axes as inline SVG, its ids its own, its colours the page's, its marks with titles."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -216,7 +216,7 @@ def _svg(draw: Callable[[Any, dict[str, str]], None]) -> Html:
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         del canvas
     text = out.getvalue()
-    text = text[text.index("<svg") :]
+    text = f'<svg role="img" aria-label="{escape(label)}"' + text[text.index("<svg") + 4 :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     text = re.sub(r"font: (bold )?([\d.]+px) [^;\"]*", r"font: \1\2 system-ui, sans-serif", text)

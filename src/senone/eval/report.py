@@ -260,7 +260,7 @@ def _pairs(run: Run, columns: Sequence[Column], judge: Column | None) -> Html:
     select = tag("label", "Metric ", tag("select", *options, data_blocks="pairs"))
     note = (
         "First minus second, paired by utterance, with 95 % intervals; p by Holm's correction over all comparisons of "
-        "this run; wins: share of utterances on which the first is better, ties half. What is clear is in bold."
+        "this run; wins: share of utterances on which the first is better, ties half. In bold: p below 0.05."
     )
     tables = (
         tag("div", _pair_table(column, mine), class_="scroll tall", data_block="pairs", data_name=column.name)
