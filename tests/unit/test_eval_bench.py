@@ -229,6 +229,28 @@ def test_delay_is_told_and_taken_out_on_request(clips, tmp_path):
     assert len(found.rows) == 6 * 4  # those without alignment are there still, and not these
 
 
+def test_delay_that_no_two_clips_share_is_no_delay(clips, tmp_path):
+    for n, path in enumerate(sorted(clips.rglob("*.wav"))):
+        wave, _ = soundfile.read(path)
+        (tmp_path / "odd" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "odd" / path.parent.name / path.name, np.r_[np.zeros(90 * n), wave], RATE, "PCM_16")
+    found = run(clips, tmp_path / "run", [f"files:{tmp_path}/odd"])
+    assert found.summary["systems"][0]["delay"] == 225 and not found.summary["warnings"]
+
+
+@pytest.mark.parametrize("ladder", [("opus:6k", "opus:12k", "opus:24k"), ("codec2:1300", "amrwb:6.6", "amrwb:23.85")])
+def test_more_bits_are_better(clips, tmp_path, ladder):
+    pytest.importorskip("pesq", reason="the extra eval is not installed")
+    for name in ladder:
+        if systems.system(name).missing:
+            pytest.skip(systems.system(name).missing)
+    found = run(clips, tmp_path / "run", ladder, ["pesq_wb", "stoi"])
+    for metric in ("pesq_wb", "stoi"):
+        values = [cells(found, name)[metric]["value"] for name in ladder]
+        assert values == sorted(values) and len({*values}) == 3, metric
+    assert found.summary["systems"][0]["opus"]["pesq_wb"] == (pytest.approx(6) if ladder[0] == "opus:6k" else None)
+
+
 def test_a_decoded_wave_that_lacks_its_end_is_an_error(clips, tmp_path):
     for path in clips.rglob("*.wav"):
         wave, _ = soundfile.read(path)

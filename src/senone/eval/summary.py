@@ -16,7 +16,9 @@ from senone.eval import codebooks, stats
 from senone.eval.rows import DELAY, KBPS, NO_PHASE, Row, Run, read_json, slug
 
 COVERAGE = 0.99  # of the scores, for a cell to have a value
-AUDIBLE_TO_STOI = {True: 20, False: 160}  # samples of delay that change STOI; envelopes tell less than waves
+# Samples of delay that change STOI, and around the median for clips to agree on it; envelopes tell less than waves.
+MATTERS, AGREE = {True: 20, False: 160}, {True: 16, False: 80}
+MOST = 0.8  # of the clips have to agree: what a codec does to speech at its worst has no delay
 MOST_PAIRS = 2000
 
 Found = dict[tuple[str, str], list[Row]]
@@ -93,6 +95,7 @@ def _system(run: Run, codec: dict[str, Any], table: Table) -> dict[str, Any]:
         "token_rate": codec["token_rate"],
         "latency": codec["latency"],
         "delay": float(np.median(late)) if late else None,
+        "delay_steady": bool(late) and _steady(late, AGREE[codec["waveform"]]),
         "delay_removed": _removed(run, codec, late),
         "speed": speed.get("real_time"),
         "memory_mb": speed.get("memory_mb"),
@@ -187,13 +190,17 @@ def _removed(run: Run, codec: dict[str, Any], late: list[float]) -> float:
     return float(known.get(run.card["alignment"], np.median(late) if late else 0))
 
 
+def _steady(late: list[float], near: int) -> bool:
+    return bool((np.abs(np.array(late) - np.median(late)) <= near).mean() >= MOST)
+
+
 def _warnings(run: Run, systems: list[dict[str, Any]]) -> list[str]:
     said = []
     for system, codec in zip(systems, run.card["systems"], strict=True):
         if codec["missing"]:
             said.append(f"{system['name']} is n/a: {codec['missing']}")
         rest = (system["delay"] or 0) - system["delay_removed"]
-        if system["delay"] is not None and abs(rest) >= AUDIBLE_TO_STOI[codec["waveform"]]:
+        if system["delay_steady"] and abs(rest) >= MATTERS[codec["waveform"]]:
             said.append(
                 f"{system['name']} runs {abs(rest):g} samples {'late' if rest > 0 else 'early'}, "
                 "which lowers STOI and SI-SDR; --align estimate takes it out"
