@@ -15,8 +15,10 @@ from senone.errors import SenoneError
 from senone.eval import bench, corpus, systems, tables
 from senone.eval.bench import Plan
 from senone.eval.metrics import METRICS, RATE, Column, Plain, Score, Unmeasurable
+from senone.eval.pool import over_processes
 from senone.eval.rows import Book, Row, Run, read_rows, slug
 from senone.eval.tables import published
+from senone.eval.units import EvalError
 
 ROOT = Path(__file__).parents[2]
 SPEECH, _ = soundfile.read(ROOT / "examples" / "clip.flac", dtype="float32")
@@ -183,6 +185,25 @@ def test_a_tokenizer_that_fails_on_one_clip_loses_that_clip(
     assert len((found.folder / "rows.jsonl").read_text().splitlines()) == before
     run(clips, tmp_path / "run", [name, "identity"], jobs=jobs, retry=True)
     assert len((found.folder / "rows.jsonl").read_text().splitlines()) == before + 4
+
+
+def test_a_disk_that_is_full_ends_the_run(clips, tmp_path, monkeypatch):
+    def full(*_):
+        raise EvalError("cannot write x.flac: No space left on device")
+
+    monkeypatch.setattr(bench, "_keep", full)
+    with pytest.raises(SenoneError, match="No space left"):
+        run(clips, tmp_path / "run")
+    assert not (tmp_path / "run" / "rows.jsonl").read_text()
+
+
+def test_a_process_that_cannot_start_is_no_fault_of_the_clips(monkeypatch):
+    module = types.ModuleType("only_here")
+    exec("def work(task): return task", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    assert [*over_processes(module.work, [1, 2], 0)] == [(1, 1), (2, 2)]  # type: ignore[attr-defined]
+    with pytest.raises(SenoneError, match="no process can be started: the process was ended with status 1"):
+        [*over_processes(module.work, [1, 2], 2)]  # type: ignore[attr-defined]
 
 
 def test_a_metric_that_fails_is_null_and_in_no_mean(clips, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from senone.audio import Audio
 from senone.errors import SenoneError
 from senone.eval import summary
 from senone.eval.align import ALIGNMENTS, Alignment, aligned, delay
@@ -60,6 +61,10 @@ class Plan:
     heavy: int | None = None
     seed: int = 0
     against: str | None = None
+
+
+class Failed(Exception):
+    """Somebody's codec or file has no answer, which costs this clip and not the run; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +135,14 @@ def _scores(task: Task, codec: System, metrics: tuple[str, ...]) -> Iterator[Row
         yield from none("na", codec.missing)
         return
     try:
-        ref, deg, coded = _pair(task, codec, fresh=KBPS in metrics)
-    except Exception as error:  # of somebody's codec: it costs this clip, not the run
-        known = isinstance(error, SenoneError)
-        yield from none("error", str(error) if known else f"{type(error).__name__}: {error}".splitlines()[0])
+        ref, deg, bits = _pair(task, codec, fresh=KBPS in metrics)
+    except Failed as error:
+        yield from none("error", str(error))
         return
-    if KBPS in metrics:
-        bits = coded.bits if coded else None
-        known = (bits / 1000, utterance.seconds) if bits is not None else (None, 1.0, "na", "bits are not known")
-        yield row(KBPS, *known)  # type: ignore[arg-type]
+    if KBPS in metrics and bits is not None:
+        yield row(KBPS, bits / 1000, utterance.seconds)
+    elif KBPS in metrics:
+        yield row(KBPS, None, status="na", error="bits are not known")
     metrics = tuple(name for name in metrics if name != KBPS)
     if deg is None:
         yield from none("na", "it has no decoder")
@@ -159,26 +163,41 @@ def _scores(task: Task, codec: System, metrics: tuple[str, ...]) -> Iterator[Row
             yield row(name, score.value, score.weight, score.status, score.error)
 
 
-def _pair(task: Task, codec: System, fresh: bool) -> tuple[np.ndarray, np.ndarray | None, Coded | None]:
-    """The reference and the decoded wave as they are in the run's folder, and, if it was coded just now, how."""
+def _pair(task: Task, codec: System, fresh: bool) -> tuple[np.ndarray, np.ndarray | None, int | None]:
+    """The reference and the decoded wave as they are in the run's folder, and the bits, if it was coded just now."""
     utterance, folder = task.utterance, task.folder
     original, file = (audio_file(folder, name, utterance.id) for name in (ORIGINAL, codec.name))
-    mark = _mark(codec, utterance)
-    coded = audio = None
     if not _holds(original, utterance.content):
-        audio = utterance.read()
-        _keep(original, audio.resample(RATE).wave[0].numpy(), utterance.content)
-    if fresh or not _holds(file, mark):
-        audio = audio or utterance.read()
+        _keep(original, _read(utterance).resample(RATE).wave[0].numpy(), utterance.content)
+    if not fresh and _holds(file, _mark(codec, utterance)):
+        return _heard(original), _heard(file), None
+    coded = _code(codec, utterance)
+    if coded.codes is not None:
+        _keep_codes(_codes_folder(folder, codec.name) / f"{slug(utterance.id)}.npy", coded.codes)
+    if coded.wave is None:
+        return _heard(original), None, coded.bits
+    _keep(file, coded.wave, _mark(codec, utterance))
+    return _heard(original), _heard(file), coded.bits
+
+
+def _read(utterance: Utterance) -> Audio:
+    try:
+        return utterance.read()
+    except SenoneError as error:
+        raise Failed(str(error)) from None
+
+
+def _code(codec: System, utterance: Utterance) -> Coded:
+    audio = _read(utterance)
+    try:
         coded = codec.code(audio.wave[0].numpy(), audio.rate, utterance.id)
-        if coded.codes is not None:
-            _keep_codes(_codes_folder(folder, codec.name) / f"{slug(utterance.id)}.npy", coded.codes)
-        if coded.wave is None:
-            return _heard(original), None, coded
-        if not np.isfinite(coded.wave).all():
-            raise EvalError("the decoded wave holds NaN or infinite samples")
-        _keep(file, coded.wave, mark)
-    return _heard(original), _heard(file), coded
+    except SenoneError as error:
+        raise Failed(str(error)) from None
+    except Exception as error:
+        raise Failed(f"{type(error).__name__}: {error}".splitlines()[0]) from None
+    if coded.wave is not None and not np.isfinite(coded.wave).all():
+        raise Failed("the decoded wave holds NaN or infinite samples")
+    return coded
 
 
 def _mark(codec: System, utterance: Utterance) -> str:
@@ -244,11 +263,11 @@ def run(
     command: str = "",
     advance: Callable[[float], None] = lambda seconds: None,
 ) -> Run:
-    """Measure what is not measured yet, and write the card and the summary. `pending` says how much that is.
+    """Measure what is not measured yet, and write the card and the summary.
 
     jobs: processes (0: this one); ray: address of a cluster instead. retry: what ended in an error or a crash is tried
     again. speed: also find how fast each system is and what memory it takes, alone and on one thread.
-    Raises EvalError naming a folder that cannot be written, or that another process writes to.
+    Raises SenoneError naming a system, a metric, or a folder that cannot be written or that another process writes to.
     """
     folder = Path(folder)
     if plan.against is not None and plan.against not in plan.systems:

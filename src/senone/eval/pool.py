@@ -35,13 +35,20 @@ class Worker:
     """A process that serves one task after another."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = multiprocessing.get_context("spawn")
+        context, self.ready = multiprocessing.get_context("spawn"), False
         self.pipe, theirs = context.Pipe()
         # not a daemon: metrics have children of their own; it ends when the pipe does
         self.process = context.Process(target=_serve, args=(function, theirs))
         with _environment(ONE_THREAD):
             self.process.start()
         theirs.close()
+
+    def greet(self) -> None:
+        """Hear that it has started. Raises EvalError if it could not, which is no fault of its task."""
+        if isinstance(found := self.result(), Crashed):
+            hint = 'a script of your own needs `if __name__ == "__main__":`'
+            raise EvalError(f"no process can be started: {found.error}; {hint}")
+        self.ready = True
 
     def result(self) -> Any:
         """What the task that was sent came to; the exception that escaped from it is raised here."""
@@ -86,7 +93,11 @@ def over_processes(
             give(Worker(function))
         while busy:
             for pipe in wait(list(busy)):
-                worker, task = busy.pop(pipe)  # type: ignore[index]
+                worker, task = busy[pipe]  # type: ignore[index]
+                if not worker.ready:
+                    worker.greet()
+                    continue
+                del busy[worker.pipe]
                 try:
                     found = worker.result()
                 except BaseException:
@@ -129,6 +140,7 @@ def over_ray(
 
 def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
+    pipe.send((True, None))
     while True:
         try:
             task = pipe.recv()
