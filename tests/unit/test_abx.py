@@ -7,7 +7,7 @@ from math import acos, pi
 import numpy as np
 import pytest
 
-from senone.eval.abx import ABX, Segment, abx, between, distances, dtw, frames, read_items, triphones
+from senone.eval.abx import ABX, Segment, abx, between, distances, dtw, frames, prepared, read_items, triphones
 from senone.eval.units import EvalError
 
 
@@ -151,7 +151,8 @@ def test_equal_codes_tie_whatever_the_rounding():
 def test_a_zero_vector_is_as_far_as_can_be():
     x = np.array([[[0.0, 0], [1, 0], [-1, 0], [0, 2]]])
     want = [[0, 1, 1, 1], [1, 0, 1, 0.5], [1, 1, 0, 0.5], [1, 0.5, 0.5, 0]]
-    assert between(x, x, "angular")[0].tolist() == want
+    ready = prepared(x[0], "angular")[None]
+    assert between(ready, ready, "angular")[0].tolist() == want
 
 
 def test_frames_of_a_segment():

@@ -192,9 +192,10 @@ def distances(
     """How far the pieces (frame dim) of each pair are apart: many pairs at once, those of like lengths together."""
     if not len(pairs):
         return np.zeros(0)
-    lengths, width = np.array([len(piece) for piece in pieces]), pieces[0].shape[1]
-    dense = np.zeros((len(pieces), lengths.max(), width), np.asarray(pieces[0]).dtype)
-    for row, piece in zip(dense, pieces, strict=True):
+    ready = [prepared(np.asarray(piece), distance) for piece in pieces]
+    lengths, width = np.array([len(piece) for piece in ready]), ready[0].shape[1]
+    dense = np.ones((len(ready), lengths.max(), width), ready[0].dtype)  # what follows a piece has a logarithm too
+    for row, piece in zip(dense, ready, strict=True):
         row[: len(piece)] = piece
     out, order = np.empty(len(pairs)), np.lexsort(lengths[pairs].T)
     size = int(lengths.max())
@@ -207,28 +208,38 @@ def distances(
     return out
 
 
+def prepared(x: Num[np.ndarray, "frame dim"], distance: Distance) -> Num[np.ndarray, "frame dim_"]:
+    """Frames as `between` takes them: for angles of length 1, with a coordinate more that takes a zero vector as far as
+    can be from others, and not from its like (Libri-Light's way)."""
+    if distance == "identical":
+        return x
+    x = x.astype(np.float64)
+    if distance == "kl":
+        return x + 1e-6
+    if distance == "euclidean":
+        return x
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.concatenate([x / np.where(norm == 0, 1, norm), np.where(norm == 0, -2e12, 1e-12)], -1)
+
+
 def between(
     x: Num[np.ndarray, "pair n dim"], y: Num[np.ndarray, "pair m dim"], distance: Distance
 ) -> Float[np.ndarray, "pair n m"]:
-    """Distance of every frame of `x` to every frame of `y`.
+    """Distance of every frame of `x` to every frame of `y`, both prepared.
 
-    angular: the angle over pi; a zero vector is as far as can be from others, and at none from another zero vector.
-    kl: half the sum of both divergences of distributions. identical: the share of levels whose tokens differ.
+    angular: the angle over pi. kl: half the sum of both divergences of distributions. identical: the share of levels
+    whose tokens differ.
     """
     if distance == "identical":
         return (x[:, :, None] != y[:, None]).mean(-1)
-    x, y = x.astype(np.float64), y.astype(np.float64)
     if distance == "kl":
-        p, q = x + 1e-6, y + 1e-6
-        both = (p * np.log(p)).sum(-1)[:, :, None] + (q * np.log(q)).sum(-1)[:, None]
-        return (both - p @ np.log(q).swapaxes(1, 2) - np.log(p) @ q.swapaxes(1, 2)) / 2
-    a, b = (np.linalg.norm(side, axis=-1) for side in (x, y))
+        both = (x * np.log(x)).sum(-1)[:, :, None] + (y * np.log(y)).sum(-1)[:, None]
+        return (both - x @ np.log(y).swapaxes(1, 2) - np.log(x) @ y.swapaxes(1, 2)) / 2
     inner = x @ y.swapaxes(1, 2)
     if distance == "euclidean":
-        return np.sqrt(np.maximum(0, a[:, :, None] ** 2 + b[:, None] ** 2 - 2 * inner))
-    null, other = a[:, :, None] == 0, b[:, None] == 0
-    cosine = np.round(inner / np.where(null, 1, a[:, :, None]) / np.where(other, 1, b[:, None]), DIGITS)
-    return np.where(null | other, null != other, np.arccos(np.clip(cosine, -1, 1)) / np.pi)
+        a, b = (np.square(side).sum(-1) for side in (x, y))
+        return np.sqrt(np.maximum(0, a[:, :, None] + b[:, None] - 2 * inner))
+    return np.arccos(np.clip(np.round(inner, DIGITS), -1, 1)) / np.pi
 
 
 def dtw(
