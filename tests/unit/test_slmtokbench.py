@@ -5,6 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from senone import hub
 from senone.eval.slmtokbench import (
@@ -59,6 +61,24 @@ def test_rows_of_a_batch_do_not_see_their_padding():
     both, _ = probe(codes, frames)
     alone, _ = probe(codes[1:, :, :4], frames[1:])
     assert torch.allclose(both[1, :4], alone[0], atol=1e-6)
+
+
+def test_the_probe_is_a_bidirectional_lstm():
+    """PyTorch's own on packed sequences, with the same weights: two layers, ragged rows."""
+    torch.manual_seed(0)
+    probe = Probe([4], 5, Settings(width=6, layers=2)).eval()
+    oracle = nn.LSTM(6, 6, 2, batch_first=True, bidirectional=True)
+    for layer, both in enumerate(probe.layers):
+        for lstm, suffix in zip(both, ("", "_reverse"), strict=True):
+            for name, value in lstm.named_parameters():
+                getattr(oracle, name.replace("_l0", f"_l{layer}{suffix}")).data.copy_(value)
+    codes, frames = torch.randint(0, 4, (3, 1, 9)), torch.tensor([4, 9, 6])
+    x = probe.project(probe.tables[0](codes[:, 0]))
+    packed = pack_padded_sequence(x, frames, batch_first=True, enforce_sorted=False)
+    want = probe.head(pad_packed_sequence(oracle(packed)[0], batch_first=True)[0])
+    got, _ = probe(codes, frames)
+    for row, other, n in zip(got, want, frames, strict=True):
+        assert torch.allclose(row[:n], other[:n], atol=1e-6)
 
 
 def test_information_equals_loops():

@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from senone.ctc import spell
 from senone.ctc.beam import greedy
@@ -127,8 +126,10 @@ class Probe(nn.Module):
             if table is not None:
                 mine.weight.data.copy_(table)  # type: ignore[union-attr]
         self.project = nn.Linear(dims[0], width)
-        dropout = settings.dropout if settings.layers > 1 else 0.0
-        self.net = nn.LSTM(width, width, settings.layers, batch_first=True, dropout=dropout, bidirectional=True)
+        ins = [width, *[2 * width] * (settings.layers - 1)]
+        self.layers = nn.ModuleList(
+            nn.ModuleList(nn.LSTM(wide, width, batch_first=True) for _ in ("on", "back")) for wide in ins
+        )
         self.dropout, self.head = nn.Dropout(settings.dropout), nn.Linear(2 * width, characters)
 
     def forward(
@@ -137,9 +138,15 @@ class Probe(nn.Module):
         """Scores, and how many frames of each row count; rows do not see their padding."""
         x = torch.stack([table(codes[:, k]) for k, table in enumerate(self.tables)]).sum(0)
         x, frames = self.project(x).repeat_interleave(self.repeats, 1), frames * self.repeats
-        packed = pack_padded_sequence(x, frames.cpu(), batch_first=True, enforce_sorted=False)
-        x, _ = pad_packed_sequence(self.net(packed)[0], batch_first=True)
-        return self.head(self.dropout(x)), frames
+        # Each row is turned around in its own frames, so that padding comes last both ways. PyTorch's packed sequences
+        # do the same, but the gradient of long ones takes a CPU twenty times as long.
+        time = torch.arange(x.shape[1], device=x.device)
+        ends = frames.to(x.device)[:, None]
+        back = torch.where(time < ends, ends - 1 - time, time)[:, :, None]
+        for on, other in self.layers:  # type: ignore[misc]
+            turned = other(x.gather(1, back.expand_as(x)))[0]
+            x = self.dropout(torch.cat([on(x)[0], turned.gather(1, back.expand_as(turned))], 2))
+        return self.head(x), frames
 
 
 def text_alignment(
