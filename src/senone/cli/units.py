@@ -173,23 +173,24 @@ def lm(
 
     if swuggy is None and sblimp is None:
         raise SenoneError("give --swuggy, --sblimp, or both")
+    sets = {name: folder for name, folder in (("swuggy", swuggy), ("sblimp", sblimp)) if folder is not None}
+    gold = {name: zerospeech.read_gold(folder) for name, folder in sets.items()}  # before anything takes time
     coder = load(tokenizer)
     scorer = _language_model(model, coder, train, not runs)
-    sets = {name: folder for name, folder in (("swuggy", swuggy), ("sblimp", sblimp)) if folder is not None}
-    results = {}
-    for name, folder in sets.items():
-        pairs = zerospeech.read_gold(folder)
+    results: dict[str, Any] = {}
+    how: Any = {"norm": norm, "collapse": not runs}
+    for name, pairs in gold.items():
         with bar(name, None) as heard:
-            scores = zerospeech.score(
-                scorer, coder, zerospeech.files(pairs), norm=norm, collapse=not runs, heard=heard  # type: ignore[arg-type]
-            )  # fmt: skip
+            scores = zerospeech.score(scorer, coder, zerospeech.files(pairs), **how, heard=heard)
         judged = zerospeech.judge(pairs, scores, seed=seed)
-        mark = ", synthetic stand-ins: not comparable with published figures" if zerospeech.synthetic(folder) else ""
+        mark = (
+            ", synthetic stand-ins: not comparable with published figures" if zerospeech.synthetic(sets[name]) else ""
+        )
         print(f"{name}, {norm} log-probability{' of whole runs' if runs else ''}, {len(pairs)} pairs{mark}")
         for title, share in _shares(judged):
             interval = f"[{100 * share.low:.1f}, {100 * share.high:.1f}]"
             print(f"  {title:<20} {100 * share.value:5.1f} % {interval} of {share.count}")
-        results[name] = asdict(judged) | {"folder": str(folder), "synthetic": bool(mark)}
+        results[name] = asdict(judged) | {"folder": str(sets[name]), "synthetic": bool(mark)}
         if out is not None:
             zerospeech.write_scores(out / f"{name}.txt", scores)
     if out is not None:
