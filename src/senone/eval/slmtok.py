@@ -174,8 +174,7 @@ def markdown(rows: list[dict[str, Any]], heard: Run | None) -> str:
     columns = dict(COLUMNS)
     for metric in [] if heard is None else heard.card["metrics"]:
         if any(metric["name"] in row for row in rows):
-            per_cent = " %" if metric["scale"] == 100 else ""
-            columns[metric["name"]] = (f"{metric['title']}{per_cent}", metric["scale"], metric["digits"])
+            columns[metric["name"]] = (metric["title"], metric["scale"], metric["digits"])
     lines = ["| tokenizer | levels | " + " | ".join(title for title, _, _ in columns.values()) + " |"]
     lines.append("|---|---|" + "---:|" * len(columns))
     for row in rows:
