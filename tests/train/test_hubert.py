@@ -20,6 +20,7 @@ from senone.data.manifest import read
 from senone.models.hubert import Config, base, large
 from senone.train import RECIPES, TrainError, fit, recipe_for, run
 from senone.train.hubert import HubertRecipe, prepare
+from senone.train.teacher import resampled
 
 KIND = make_dataclass("R", [("model", Config, field(default_factory=Config))], bases=(HubertRecipe,), frozen=True)
 SIZES = "{channels: [8, 8, 8, 8, 8, 8, 8], width: 16, layers: 2, heads: 2, hidden: 32, pos_kernel: 8, pos_groups: 2}"
@@ -120,11 +121,24 @@ def test_several_sets_of_labels_and_other_clocks(beeps):
     batch = data.batch(1)
     assert batch["labels"].shape[:2] == (len(batch["wave"]), 2)
     assert torch.equal(batch["labels"][:, 0], batch["labels"][:, 1])
-    # and the wave agrees: the pitch of a frame, by its zero crossings, is that of its label
-    wave = batch["wave"].unfold(1, 400, 320)
-    crossings = (wave[:, :, 1:] * wave[:, :, :-1] < 0).sum(2)
-    pitch = (crossings[:, :, None] - torch.tensor(PITCHES) / 20).abs().argmin(2)
-    assert (pitch == batch["labels"][:, 0]).float().mean() > 0.9
+    assert agree(batch["wave"], batch["labels"][:, 0]) > 0.9
+
+
+def test_a_crop_at_another_speed_keeps_its_labels(beeps):
+    _, data = prepare(recipe_of(beeps, ["speed=0.2"]))
+    batches = [data.batch(step) for step in range(8)]
+    assert len({batch["wave"].shape[1] / batch["samples"] for batch in batches}) > 4
+    heard = [(resampled(batch["wave"], batch["samples"]), batch["labels"][:, 0]) for batch in batches]
+    assert min(agree(wave, labels) for wave, labels in heard) > 0.85
+    assert max(agree(wave.flip(1), labels) for wave, labels in heard) < 0.6  # it would show
+
+
+def agree(wave, labels):
+    """How many frames have the pitch that their label says, by zero crossings."""
+    pieces = wave.unfold(1, 400, 320)
+    crossings = (pieces[:, :, 1:] * pieces[:, :, :-1] < 0).sum(2)
+    pitch = (crossings[:, :, None].clamp(min=1).log() - (torch.tensor(PITCHES) / 20).log()).abs().argmin(2)
+    return float((pitch == labels).float().mean())
 
 
 def test_labels_that_do_not_fit_are_refused(beeps, tmp_path):

@@ -1,12 +1,14 @@
 """Teachers: features on the very crop, one frame of the codec each; hidden states that carry a gradient; refusals."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import senone
+from senone.eval.whisper import Encoder
 from senone.loss import distill, spectral
 from senone.models import soundstream
 from senone.models.hubert import Hubert
@@ -16,6 +18,7 @@ from senone.train.codec import Judge
 from senone.train.teacher import Perceptual, Teacher, resampled
 
 SMALL = {"model.encoder_filters": 2, "model.decoder_filters": 2, "model.dim": 8, "model.levels": 2, "model.size": 8}
+EXAMPLES = Path(__file__).parents[2] / "examples"
 RATES = {16000: (2, 4, 5, 8), 24000: (4, 4, 5, 6)}  # 50 frames a second, both
 
 
@@ -194,3 +197,18 @@ def test_every_kind_of_discriminator_trains(kind):
 def test_sizes_choose_windows_and_periods():
     assert Judge("stfts", 2, sizes=(512, 256)).build().windows == (512, 256)
     assert Judge("slim", 2, sizes=(2, 3)).build().periods == (2, 3)
+
+
+def test_the_example_makes_whisper_a_teacher(tmp_path, monkeypatch):
+    sizes = {"n_mels": 80, "n_vocab": 8, "n_audio_ctx": 40, "n_audio_state": 8, "n_audio_head": 2, "n_audio_layer": 2}
+    net = Encoder(80, 40, 8, 2, 2)
+    weights = {f"encoder.{name}": weight for name, weight in net.state_dict().items()}
+    torch.save({"dims": sizes, "model_state_dict": weights}, tmp_path / "whisper-tiny.en.pt")
+    monkeypatch.setenv("SENONE_METRICS", str(tmp_path))
+    teacher = Teacher(f"{EXAMPLES / 'whisper_teacher.py'}:WhisperEncoder", 1, codec(16000))
+    wave = torch.zeros(1, 16000 // 2)
+    wave[0, 5 * 320 + 160] = 1  # the middle of hop 5
+    said = teacher(wave)
+    assert teacher.width == 8 and said.shape == (1, 25, 8)
+    mel = teacher.model.features(wave, layer=0) - teacher.model.features(torch.zeros_like(wave), layer=0)
+    assert int(mel.abs().sum(2).argmax()) == 5  # frames stand around the middle of hops

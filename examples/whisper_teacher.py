@@ -1,0 +1,88 @@
+"""Whisper's encoder as a teacher of codecs: how any net of yours can be one.
+
+    senone train speechtokenizer data=train.tsv recipe=mini \\
+        teacher=examples/whisper_teacher.py:WhisperEncoder layer=3 model.teacher_width=384
+    python examples/whisper_teacher.py train.tsv units.labels     # its k-means units, for `senone train hubert labels=`
+
+The weights, whisper-tiny.en.pt, are read from the folder SENONE_METRICS (docs/metrics.md says where they are from). It
+is supervised: it has read transcripts of 680,000 hours. An encoder that learns these units is no HuBERT.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from senone import Audio
+from senone.data.labels import Provenance, Writer
+from senone.data.manifest import read
+from senone.eval import neural
+from senone.eval.metrics import digest, folder
+from senone.eval.whisper import SIZES, Encoder
+from senone.features import mel_filters, stft
+from senone.quantize.kmeans import fit
+
+FILE, LAYER, CLUSTERS, HOURS = "whisper-tiny.en.pt", 3, 500, 0.6
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to choose: the file says it."""
+
+
+class WhisperEncoder(nn.Module):
+    """What a Teacher asks for: sample_rate, hop, reach, width, encoder.layers, and features(wave, layer=...)."""
+
+    Config, model_type = Config, "my_whisper_encoder"
+    sample_rate, hop, reach = 16000, 320, 320
+
+    def __init__(self, config: Config = Config()) -> None:
+        super().__init__()
+        self.config, path = config, folder() / FILE
+        sizes, weights = neural.read(path)["dims"], neural.read(path, "model_state_dict")
+        self.mels, *others = (sizes[name] for name in SIZES if name != "n_vocab")
+        own = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
+        self.encoder = neural.fit(Encoder(self.mels, *others), own, path).float()
+        self.encoder.layers, self.width = self.encoder.blocks, others[1]
+
+    @torch.no_grad()
+    def features(self, wave, lengths=None, layer=None):
+        """(batch samples), without the 30 s that Whisper fills up -> (batch frame width), the output of a block."""
+        wave = F.pad(wave.float()[:, 160:], (0, 160))  # its frames stand where a hop begins, ours in the middle of one
+        wave = wave[:, : wave.shape[1] // 320 * 320]
+        with torch.autocast(wave.device.type, enabled=False):
+            power = stft(wave, 400, 160)[..., :-1].abs().square()
+            mel = (mel_filters(self.sample_rate, 400, self.mels).to(power) @ power).clamp(min=1e-10).log10()
+            mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
+            x = F.gelu(self.encoder.conv2(F.gelu(self.encoder.conv1(mel)))).transpose(1, 2)
+            x = x + self.encoder.positional_embedding[: x.shape[1]]
+            for block in self.encoder.layers[:layer]:
+                x, _ = block(x)
+        return x
+
+
+def main(data: str, out: str) -> None:
+    """Cluster the features of some of the data, and label all of it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, cuts = WhisperEncoder().to(device), read(data)
+
+    def hear(cut):
+        wave = Audio.read(cut.path, start=cut.start, seconds=cut.seconds).mono().resample(16000).wave
+        return model.features(F.pad(wave, (0, -wave.shape[1] % 320)).to(device), layer=LAYER)[0]
+
+    some, heard = [], 0.0
+    for k in torch.randperm(len(cuts), generator=torch.Generator().manual_seed(0)).tolist():
+        if heard < 3600 * HOURS:
+            some.append(hear(cuts[k]).cpu())
+            heard += cuts[k].seconds
+    centres = fit(some, CLUSTERS).centroids.float().to(device)
+    source = Provenance(f"{FILE} {digest(folder() / FILE)}", LAYER, CLUSTERS, "", "50/1", "", data)
+    with Writer(out, source) as writer:
+        for cut in cuts:
+            writer.write(cut, torch.cdist(hear(cut), centres).argmin(1).cpu().numpy())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
