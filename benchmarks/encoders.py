@@ -13,30 +13,15 @@ import argparse
 import copy
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import in_turns
 from transformers import HubertConfig, HubertModel
 
 from senone.models.hubert import Hubert
 
 LENGTHS = [10.0, 9.1, 8.3, 7.2, 6.4, 5.2, 4.1, 3.0]  # seconds
-
-
-def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """(wall, process) seconds of each, the medians of so many turns after one that does not count."""
-    for run in runs.values():
-        run()
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            wall, process = time.perf_counter(), time.process_time()
-            run()
-            taken[name].append((time.perf_counter() - wall, time.process_time() - process))
-    return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in taken.items()}  # type: ignore[misc]
 
 
 def pair() -> tuple[Hubert, HubertModel]:

@@ -16,16 +16,15 @@ import importlib.util
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import in_turns
 from torch.nn import functional as F
 
 import senone
@@ -103,19 +102,6 @@ def xcodec2(seconds: float) -> Runs:
 
 
 CODECS: dict[str, Callable[..., Runs]] = {"speechtokenizer": speechtokenizer, "xcodec2": xcodec2}
-
-
-def in_turns(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
-    """(wall, process) seconds of each, the medians of so many turns after one that does not count."""
-    for run in runs.values():
-        run()
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            wall, process = time.perf_counter(), time.process_time()
-            run()
-            taken[name].append((time.perf_counter() - wall, time.process_time() - process))
-    return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in taken.items()}  # type: ignore[misc]
 
 
 @torch.no_grad()
