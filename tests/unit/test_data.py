@@ -179,7 +179,7 @@ def test_jsonl_paths_are_relative_to_it(tmp_path):
 def test_tsv_and_several_at_once(tmp_path):
     for name in ("one", "two"):
         flat(tmp_path / name / "a.wav", 1.0, 0.1)
-        rows = "a.wav\t1.0\tanna\thello\ttrain", "a.wav\t1.0\tanna\tsaid \"so\ttest", "a.wav\t1.0\t\t\t"
+        rows = "a.wav\t1.0\tanna\thello\ttrain", 'a.wav\t1.0\tanna\tsaid "so\ttest', "a.wav\t1.0\t\t\t"
         (tmp_path / name / "manifest.tsv").write_text("\n".join(["path\tseconds\tspeaker\ttext\tsplit", *rows]) + "\n")
     cuts = manifest.read(f"{tmp_path / 'one'},{tmp_path / 'two' / 'manifest.tsv'}")
     place = str(tmp_path / "two" / "a.wav")
