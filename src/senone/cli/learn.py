@@ -37,11 +37,12 @@ def check(
         "senone train soundstream data=clips/ recipe=mini",
         "senone train spectral data=train.jsonl recipe=mini steps=1000 model.levels=4 --out runs/four",
         "senone train hubert data=train.tsv labels=mfcc.labels recipe=mini --out runs/hubert",
+        "senone train speechtokenizer teacher=runs/hubert/model layer=6 data=train.tsv recipe=mini --out runs/st",
         "senone train ctc encoder=runs/hubert/model data=train.tsv dev=train.tsv recipe=mini --out runs/ctc",
     )
 )
 def train(
-    system: Annotated[str, typer.Argument(help="soundstream, spectral, hubert, wav2vec2, ctc, or file.py:Class.")],
+    system: Annotated[str, typer.Argument(help="soundstream, spectral, speechtokenizer, xcodec2, hubert, wav2vec2, ctc, or file.py:Class.")],
     settings: Annotated[list[str], typer.Argument(help="data=DIR_OR_MANIFEST recipe=NAME_OR_FILE, any key=value.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to train in; without it runs/SYSTEM.")] = None,
 ) -> None:
