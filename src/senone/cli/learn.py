@@ -42,7 +42,12 @@ def check(
     )
 )
 def train(
-    system: Annotated[str, typer.Argument(help="soundstream, spectral, speechtokenizer, xcodec2, hubert, wav2vec2, ctc, or file.py:Class.")],
+    system: Annotated[
+        str,
+        typer.Argument(
+            help="soundstream, spectral, speechtokenizer, xcodec2, hubert, wav2vec2, ctc, or file.py:Class."
+        ),
+    ],
     settings: Annotated[list[str], typer.Argument(help="data=DIR_OR_MANIFEST recipe=NAME_OR_FILE, any key=value.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to train in; without it runs/SYSTEM.")] = None,
 ) -> None:
