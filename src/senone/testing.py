@@ -358,8 +358,8 @@ def _long(bench: Bench) -> str:
         return "short ones only: its context is not bounded"
     session, sound = tokenizer.stream(), bench.sound(rate, 2)
     seconds = max(4, round(3600 * bench.hours), round(8 * (context.past if context.past <= FAR else 0)))
-    if tokenizer.block is not None:  # what is held comes and goes with the blocks: compare after whole ones
-        whole = 4 * ceil(tokenizer.block)
+    if tokenizer.block is not None:  # what is held comes and goes with the blocks: compare after whole ones,
+        whole = 6 * ceil(tokenizer.block)  # three at least: codes come a block late, then the past has to fill
         seconds = whole * ceil(seconds / whole)
     alive = 0
     gc.collect()
