@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import senone as library
+from senone import hub
 from senone.audio import Audio
-from senone.codes import swap
+from senone.cli.codec import _regrouped
+from senone.codes import Codes, CodeSpec, swap
 
 
 @pytest.fixture
@@ -34,3 +36,29 @@ def test_a_level_out_of_range_is_one_sentence(senone, model, recording, voice, t
 def test_a_missing_reference_is_one_sentence(senone, model, recording, tmp_path):
     code, _, err = senone("swap", recording, "no.wav", "-o", tmp_path / "x.wav", "-m", model)
     assert code == 2 and "no.wav" in err and err.count("\n") == 1 and not (tmp_path / "x.wav").exists()
+
+
+def test_both_from_standard_input_is_one_sentence(senone, model, tmp_path):
+    code, _, err = senone("swap", "-", "-", "-o", tmp_path / "x.wav", "-m", model, stdin=b"RIFF")
+    assert code == 2 and err == "senone: source and reference cannot both be standard input\n"
+
+
+def test_without_a_model_it_is_the_bundled_speechtokenizer(senone, model, recording, voice, tmp_path, monkeypatch):
+    bundled = tmp_path / "weights"
+    bundled.mkdir()
+    (bundled / "speechtokenizer-mini").symlink_to(model)
+    monkeypatch.setattr(hub, "BUNDLED", bundled)
+    for name, words in {"a.wav": (), "b.wav": ("-m", model)}.items():
+        assert senone("swap", recording, voice, "-o", tmp_path / name, *words) == (0, b"", "")
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def test_one_long_piece_is_cut_in_linear_time(monkeypatch):
+    """All codes of a recording come in one piece here: cutting a second off must not check the rest of it again."""
+    codes = Codes(torch.arange(1000).view(1, 1, -1) % 7, torch.tensor([9995]), CodeSpec(500, 10, (7,), "x"))
+    checked, check = [], Codes.__post_init__
+    monkeypatch.setattr(Codes, "__post_init__", lambda self: (checked.append(self.data.shape[2]), check(self))[1])
+    parts = list(_regrouped([codes], 30))
+    assert sum(checked) <= 2 * 1000
+    assert [part.data.shape[2] for part in parts] == [30] * 33 + [10] and int(parts[-1].samples) == 95
+    assert torch.equal(torch.cat([part.data for part in parts], 2), codes.data)

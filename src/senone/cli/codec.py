@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from senone.tokenizer import AudioTokenizer
 
 DEFAULT = "spectral-mini"
+SEMANTIC = "speechtokenizer-mini"  # whose first level is content
 BLOCK = 1.0  # seconds coded at once
 Levels = Annotated[int | None, typer.Option(help="Use the first K levels only: fewer bits.", metavar="K")]
 Kbps = Annotated[float | None, typer.Option(help="Use as many levels as fit into B kb/s.", metavar="B")]
@@ -92,15 +93,15 @@ def resynth(
 
 @app.command(
     epilog=examples(
-        "senone swap said.wav voice.wav -o out.wav -m runs/speechtokenizer/model",
+        "senone swap said.wav voice.wav -o out.wav",
         "senone swap said.wav voice.wav -o out.wav --from-level 3 -m runs/speechtokenizer/model",
     )
 )
 def swap(
     source: Annotated[str, typer.Argument(help="The recording to keep the words of; - for standard input.")],
-    reference: Annotated[str, typer.Argument(help="The recording to take the voice of.")],
+    reference: Annotated[str, typer.Argument(help="The recording to take the voice of; - for standard input.")],
     out: Annotated[str, typer.Option("--out", "-o", help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
-    model: Model,
+    model: Model = SEMANTIC,
     from_level: Annotated[int, typer.Option(help="The first level to take from the reference.", metavar="K")] = 2,
 ) -> None:
     """Say the source in the voice of the reference, with a model whose first level is content: a SpeechTokenizer.
@@ -109,6 +110,8 @@ def swap(
     """
     from senone import codes
 
+    if source == reference == "-":
+        raise SenoneError("source and reference cannot both be standard input")
     tokenizer = load(model)
     count = tokenizer.levels_for()
     if not 2 <= from_level <= count:
@@ -161,20 +164,20 @@ def _regrouped(pieces: Iterable["Codes"], frames: int) -> Iterator["Codes"]:
 
     held: list[Codes] = []
     for piece in pieces:
-        held = [concat([*held, piece])]
-        while held[0].data.shape[2] > frames:
-            head, tail = _cut(held[0], frames)
-            yield head
-            held = [tail]
+        *whole, last = _cut(concat([*held, piece]), frames)
+        yield from whole
+        held = [last]
     yield from held
 
 
-def _cut(codes: "Codes", frames: int) -> tuple["Codes", "Codes"]:
+def _cut(codes: "Codes", frames: int) -> Iterator["Codes"]:
+    """Pieces of `frames`, and what is left."""
     from senone.codes import Codes
 
-    samples = codes.samples.new_tensor([frames * codes.spec.hop])
-    head = Codes(codes.data[:, :, :frames], samples, codes.spec)
-    return head, Codes(codes.data[:, :, frames:], codes.samples - samples, codes.spec)
+    for first in range(0, max(1, codes.data.shape[2]), frames):
+        data = codes.data[:, :, first : first + frames]
+        samples = (codes.samples - first * codes.spec.hop).clamp(max=frames * codes.spec.hop)
+        yield Codes(data, samples, codes.spec)
 
 
 def _heard(pieces: Iterable["Codes"], advance: Callable[["Codes"], None]) -> Iterator["Codes"]:
