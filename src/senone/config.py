@@ -55,6 +55,15 @@ def changed(config: Any) -> dict[str, Any]:
     return {key: values[key] for key in sorted(values) if values[key] != plain[key]}
 
 
+def at_least(config: Any, least: int, *keys: str) -> None:
+    """Raise ConfigError naming the first of `keys` that holds a number below `least`, or no number."""
+    for key in keys:
+        value = getattr(config, key)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or not all(number >= least for number in numbers):
+            raise ConfigError(f"{key}: {value} must be {least} or more")
+
+
 def override(config: T, settings: list[str]) -> T:
     """A copy of `config` with each `a.b=c` applied; the value is read as YAML."""
     values = to_dict(config)

@@ -174,8 +174,10 @@ class Pretrained:
             raise HubError(f"{folder}/config.json holds a '{kind}', not a '{cls.model_type}'")
         try:
             model = cls(configs.from_dict(cls.Config, settings))  # type: ignore[call-arg]
-        except configs.ConfigError as error:
+        except SenoneError as error:
             raise HubError(f"{folder}/config.json: {error}") from None
+        except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:  # of torch, for sizes that cannot be
+            raise HubError(f"{folder}/config.json holds a size that cannot be: {error}") from error
         assert isinstance(model, nn.Module)
         try:
             weights = load_file(folder / "model.safetensors")

@@ -42,6 +42,9 @@ class Context:
     past: float
     future: float = 0.0
 
+    def __post_init__(self) -> None:
+        configs.at_least(self, 0, "past", "future")
+
 
 class Output(NamedTuple):
     """What training needs of a codec: the wave, the codes behind it, and the losses of its quantizer by name."""
@@ -294,6 +297,7 @@ class AudioTokenizer(nn.Module, Pretrained):
                 yield 0, held, ready
             return
         past, future, size = map(self._frames, (self.context.past, self.context.future, self.block))
+        size = max(1, size)  # or it would never end
         while held - seen > size + future or (last and held > seen):
             end = seen + size if held - seen > size + future else held
             yield int(max(0, seen - past)), int(min(end + future, held)), int(end)

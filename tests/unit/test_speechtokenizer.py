@@ -1,10 +1,14 @@
 """SpeechTokenizer: the laws, what its teacher teaches, how it starts, and swapped levels. Parity is in parity/."""
 
+import json
+
 import pytest
 import torch
 
 from senone.audio import Audio
 from senone.codes import Codes, CodesError, CodeSpec, swap
+from senone.config import ConfigError
+from senone.hub import HubError, load
 from senone.models.speechtokenizer import Config, SpeechTokenizer, SpeechTokenizerError, turned
 from senone.testing import laws
 from senone.train import recipe_for
@@ -128,6 +132,25 @@ def test_a_target_that_does_not_fit_is_named():
         small(teacher_width=0)(wave, target=torch.randn(1, 50, 6))
     with pytest.raises(SpeechTokenizerError, match="features are 7 wide, teacher_width is 6"):
         small()(wave, target=torch.randn(1, 50, 7))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("strides", ()), ("strides", (0, 4)), ("filters", 0), ("dim", -1), ("sample_rate", 0), ("block", -1.0),
+     ("context", -0.1), ("teacher_width", -1)],
+)  # fmt: skip
+def test_sizes_that_cannot_be_are_named(key, value, tmp_path):
+    with pytest.raises(ConfigError, match=f"^{key}: "):
+        SpeechTokenizer(Config(**{key: value}))
+    table = {"model_type": "senone_speechtokenizer", key: list(value) if isinstance(value, tuple) else value}
+    (tmp_path / "config.json").write_text(json.dumps(table))
+    with pytest.raises(HubError, match=f"{tmp_path}/config.json: {key}: "):
+        load(tmp_path)
+
+
+def test_a_block_below_a_frame_is_a_frame():
+    model = small(block=0.0)
+    assert model.encode(Audio(speech(95), 800)).data.shape == (1, 3, 10)
 
 
 def test_it_can_be_trained_by_name():

@@ -1,5 +1,6 @@
 """X-codec2 keeps the laws, holds its teacher as it is, learns everywhere else; FSQ and Snake say what they should."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import senone
 from senone.audio import Audio
 from senone.config import ConfigError
 from senone.errors import SenoneError
+from senone.hub import HubError
 from senone.models.hubert import Config as HubertConfig
 from senone.models.hubert import Hubert
 from senone.models.units import MFCC
@@ -73,6 +75,33 @@ def test_the_released_sizes():
     assert millions(model.untaught()) == 629.28  # as transformers counts
 
 
+class Own(nn.Module):
+    """An encoder that senone cannot save."""
+
+    sample_rate, hop, reach, width = 16000, 320, 320, 8
+
+    def features(self, wave, lengths=None, layer=None):
+        return wave.unfold(1, 320, 320)[:, :, :8]
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"semantic": {"model_type": "senone_bigram"}}, ": a Bigram is no encoder"),
+        ({"semantic": {}}, ": unknown model type 'None'"),
+        ({"semantic": {"model_type": "senone_hubert", "channels": [-1] * 7}}, " holds a size that cannot be: "),
+        ({"strides": [4, 4, 4, 4], "n_fft": 1024}, ": a Hubert gives 50 frames a second of 16000 Hz sound, the codec has 62.5"),
+        ({"heads": 0}, ": heads: 0 must be 1 or more"),
+    ],
+)
+def test_a_config_that_cannot_be_is_told_with_its_file(change, sentence, tmp_path):
+    codec().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(HubError, match=f"{path}{sentence}"):
+        senone.load(tmp_path)
+
+
 def test_around_a_teacher():
     teacher = Hubert(TEACHER).eval()
     model = XCodec2.around(teacher, SMALL, layer=2)
@@ -85,7 +114,8 @@ def test_around_a_teacher():
     for wrong, layer, sentence in (
         (MFCC(), None, "MFCC gives 100 frames a second of 16000 Hz sound, the codec has 50 of 16000 Hz"),
         (teacher, 4, "layer must be 0 to 3, got 4"),
-        (FSQ(4), None, "FSQ is no encoder"),
+        (FSQ(4), None, "FSQ is no encoder: it has no features"),
+        (Own(), None, "Own cannot be saved in a codec"),
     ):
         with pytest.raises(SenoneError, match=sentence):
             XCodec2.around(wrong, SMALL, layer)
@@ -127,7 +157,8 @@ def test_without_its_semantic_decoder_it_codes_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"width": 40}, {"heads": 3}, {"n_fft": 1000}, {"steps": (4, 1)}, {"steps": ()}],
+    [{"width": 40}, {"heads": 3}, {"n_fft": 1000}, {"steps": (4, 1)}, {"steps": ()}]
+    + [{"channels": 0}, {"n_fft": -1280}, {"width": 0}, {"pad": -1}, {"block": -1.0}, {"context": -1.0}],
 )
 def test_sizes_that_cannot_be_are_refused(change):
     with pytest.raises(ConfigError, match=f"{'width' if 'heads' in change else [*change][0]}: "):

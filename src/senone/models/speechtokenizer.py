@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from senone import config as configs
 from senone.errors import SenoneError
 from senone.loss import distill
 from senone.nn.activation import Snake
@@ -205,7 +206,10 @@ class SpeechTokenizer(AudioTokenizer):
     ragged = True
 
     def __init__(self, config: Config = Config()) -> None:
+        """Raises ConfigError for sizes that cannot be."""
         super().__init__()
+        configs.at_least(config, 1, "sample_rate", "filters", "strides", "dim", "levels", "size")
+        configs.at_least(config, 0, "teacher_width", "block", "context")
         self.config = config
         self.sample_rate, self.hop, self.exact = config.sample_rate, prod(config.strides), config.exact
         self.block, self.context = config.block, Context(config.context, config.context)

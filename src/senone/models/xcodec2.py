@@ -31,7 +31,7 @@ LOUDEST = 100.0  # magnitude that the head clips at
 
 
 class XCodec2Error(SenoneError):
-    """A semantic encoder that is none, or has another clock than the codec."""
+    """A semantic encoder that is none, cannot be saved, or has another clock than the codec."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ class XCodec2(AudioTokenizer):
         """
         super().__init__()
         self.config, self.sample_rate, self.hop = config, config.sample_rate, prod(config.strides)
-        self.block, self.context = config.block, Context(config.context, config.context)
         _check(config, self.hop)
+        self.block, self.context = config.block, Context(config.context, config.context)
         self.semantic: Any = _built(config.semantic) if semantic is None else semantic
         _fits(self.semantic, self.sample_rate, self.hop)
         width, other = config.width, _width(self.semantic)
@@ -245,9 +245,9 @@ class XCodec2(AudioTokenizer):
         features would come at whatever scale the residuals have grown to (15 in hubert-mini). Raises XCodec2Error for
         what is no encoder, or has another clock or no such layer.
         """
-        if not isinstance(encoder, Pretrained) or not hasattr(encoder, "features"):
-            raise XCodec2Error(f"a {type(encoder).__name__} is no encoder: it has no features")
         _fits(encoder, config.sample_rate, prod(config.strides))
+        if not isinstance(encoder, Pretrained):
+            raise XCodec2Error(f"a {type(encoder).__name__} cannot be saved in a codec: it is no hub.Pretrained")
         teacher: Any = encoder
         known = {each.name for each in fields(teacher.config)}
         depth = teacher.config.layers if "layers" in known else 0
@@ -353,6 +353,8 @@ def _norm(x: Float[Tensor, "batch time width"], norm: nn.GroupNorm) -> Float[Ten
 
 
 def _check(config: Config, hop: int) -> None:
+    configs.at_least(config, 1, "sample_rate", "channels", "strides", "width", "heads", "hidden", "n_fft")
+    configs.at_least(config, 0, "layers", "pad", "block", "context")
     if config.width % GROUPS or config.width % config.heads:
         raise ConfigError(f"width: {config.width} is not a multiple of {GROUPS} and of the {config.heads} heads")
     if config.n_fft % (2 * hop):
@@ -362,7 +364,9 @@ def _check(config: Config, hop: int) -> None:
 
 
 def _fits(encoder: Any, sample_rate: int, hop: int) -> None:
-    """Raise XCodec2Error unless the encoder has the codec's clock."""
+    """Raise XCodec2Error unless it is an encoder, and has the codec's clock."""
+    if not hasattr(encoder, "features"):
+        raise XCodec2Error(f"a {type(encoder).__name__} is no encoder: it has no features")
     if (encoder.sample_rate, encoder.hop) != (sample_rate, hop):
         theirs, ours = encoder.sample_rate / encoder.hop, sample_rate / hop
         raise XCodec2Error(
