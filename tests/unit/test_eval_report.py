@@ -317,6 +317,19 @@ def test_a_page_keeps_its_size(run, limit, kind, all_there):
     assert ("did not fit" in "".join(page.words)) != all_there
 
 
+def test_a_page_keeps_its_size_whatever_stands_around_the_clips(run, monkeypatch):
+    plain, rooms = report.player.listening, []
+
+    def wordy(run, columns, judge, room):
+        rooms.append(room)
+        return plain(run, columns, judge, room) + Html("x" * 300_000)
+
+    monkeypatch.setattr(report.player, "listening", wordy)
+    size = report.write(run, limit=10**9).stat().st_size
+    limit = size - 100_000
+    assert report.write(run, limit=limit).stat().st_size <= limit and len(rooms) == 3
+
+
 def test_a_page_without_matplotlib_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     page = Page(report.write(run).read_text())

@@ -60,7 +60,10 @@ def write(run: Run, *, by: str | None = None, phones: Phones | None = None, limi
         ("card", "Run card", _card(run, columns)),
     ]
     room = limit - sum(len(body.encode()) for _, _, body in sections) - 100_000  # of style, script and head
-    sections.insert(-2, ("listen", "Listening", player.listening(run, columns, judge, room)))
+    heard = player.listening(run, columns, judge, room)
+    if (over := len(heard.encode()) - room) > 0:  # what stands around the clips is only known with them
+        heard = player.listening(run, columns, judge, room - over)
+    sections.insert(-2, ("listen", "Listening", heard))
     sections = [section for section in sections if section[2]]
     text = render(f"Speech tokenizers: {run.folder.resolve().name}", "report.js", _body(run, judge, sections))
     with replacing(run.folder / "report.html") as part:
