@@ -149,6 +149,8 @@ def without(weights: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Te
         (lambda w: w | {"decoder.model.99.bias": torch.ones(1)}, {}, "has unknown 1 weights, first 'decoder.model.99"),
         (lambda w: w | {"encoder.model.0.conv.conv.bias": torch.ones(3)}, {}, r"conv.conv.bias' is \(3,\)"),
         (lambda w: w | {"encoder.model.3.conv.conv.weight_v": torch.ones(2)}, {}, "shapes"),
+        (lambda w: w | {"decoder.model.0.conv.conv.weight_g": torch.ones(3)}, {}, r"0.conv.conv.weight_v': .* \(3,\)"),
+        (lambda w: w | {"decoder.model.0.conv.conv.weight_v": torch.ones(())}, {}, r"0.conv.conv.weight_v': .* \(\)"),
         (lambda w: w, {"n_q": 8}, "config.json: n_q is 8, the weights have 3"),
         (lambda w: w, {"n_residual_layers": 2}, "n_residual_layers is 2"),
         (lambda w: w, {"sample_rate": "fast"}, "sample_rate is 'fast'"),

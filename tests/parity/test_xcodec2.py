@@ -126,9 +126,16 @@ def test_a_damaged_directory_is_one_sentence(folder, tmp_path):
     refused(weights | {name: torch.zeros(3, 3)}, r"is \(3, 3\), the config says")
     gone = "acoustic_decoder.layers.0.self_attn.q_proj.weight"
     refused({key: value for key, value in weights.items() if key != gone}, f"lacks '{gone}'")
-    settings = json.loads((folder / "config.json").read_text()) | {"quantization_dim": 100}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    refused(weights, "quantization_dim is 100, but the other sizes make it 128")
+    refused(weights | {gone: torch.zeros(3)}, rf"'{gone}' is \(3,\), the config says \(64, 64\)")
+    settings = json.loads((folder / "config.json").read_text())
+    for change, sentence in (
+        ({"quantization_dim": 100}, "quantization_dim is 100, but the other sizes make it 128"),
+        ({"downsampling_ratios": 5}, "holds a size that cannot be"),
+        ({"semantic_model_config": settings["semantic_model_config"] | {"num_attention_heads": 0}}, "size that cannot"),
+        ({"num_hidden_layers": 10**9}, "weights, too few for 1000000000 layers"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(settings | change))
+        refused(weights, sentence)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     whole = (folder / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -199,6 +199,9 @@ def test_what_the_official_package_gave(tmp_path):
     for name in ("fc_prior.bias", "CodecEnc.conv_blocks.2.block.0.block.1.parametrizations.weight.original1"):
         with pytest.raises(SenoneError, match=rf"lacks .*{name}"):
             senone.load(directory(tmp_path, {key: value for key, value in weights.items() if key != name}))
+    for name in ("CodecEnc.conv_blocks.1.block.4.bias", "generator.head.out.weight", "fc_prior.weight"):
+        with pytest.raises(SenoneError, match=str(tmp_path)):
+            senone.load(directory(tmp_path, weights | {name: torch.ones(())}))
     with pytest.raises(SenoneError, match="has unknown 1 weights, first 'generator.more'"):
         senone.load(directory(tmp_path, weights | {"generator.more": torch.ones(1)}))
     low = {key: value for key, value in weights.items() if "layers.9." not in key and "layers.16." not in key}

@@ -90,7 +90,7 @@ class Own(nn.Module):
         ({"semantic": {"model_type": "senone_bigram"}}, ": a Bigram is no encoder"),
         ({"semantic": {}}, ": unknown model type 'None'"),
         ({"semantic": {"model_type": "senone_hubert", "channels": [-1] * 7}}, " holds a size that cannot be: "),
-        ({"strides": [4, 4, 4, 4], "n_fft": 1024}, ": a Hubert gives 50 frames a second of 16000 Hz sound, the codec has 62.5"),
+        ({"strides": [4, 4, 4, 4], "n_fft": 1024}, ": a Hubert gives 50 frames .*, the codec has 62.5"),
         ({"heads": 0}, ": heads: 0 must be 1 or more"),
     ],
 )

@@ -57,7 +57,7 @@ def from_tree(tree: Any, path: Path) -> SpeechTokenizer:
         with torch.random.fork_rng(devices=[]):  # its start is overwritten
             model = SpeechTokenizer(config)
         ours = dict(_converted(weights, config))
-    except (SenoneError, RuntimeError, IndexError) as error:  # of torch: shapes that cannot be
+    except (SenoneError, RuntimeError) as error:  # of torch: sizes that cannot be
         raise InteropError(f"{path}: {error}") from None
     missing = sorted({name for sources, _ in ours.values() for name in sources} - weights.keys())
     extra = sorted(weights.keys() - {name for sources, _ in ours.values() for name in sources})
@@ -202,7 +202,10 @@ def _converted(weights: dict[str, Tensor], config: Config) -> Iterator[tuple[str
 
     def made(keys: list[str], make: Any = lambda value: value) -> tuple[list[str], Tensor]:
         values = [weights[key].float() for key in keys if key in weights]
-        return keys, make(*values) if len(values) == len(keys) else torch.empty(0)
+        try:
+            return keys, make(*values) if len(values) == len(keys) else torch.empty(0)
+        except (RuntimeError, IndexError) as error:  # of torch: shapes that cannot be
+            raise InteropError(f"'{keys[-1]}': {error}") from None
 
     for ours, theirs, act in convolutions(len(config.strides)):
         keys = [f"{theirs}.weight_g", f"{theirs}.weight_v"]
@@ -226,6 +229,8 @@ LSTM = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def _folded(g: Tensor, v: Tensor) -> Tensor:
+    if v.ndim < 2 or not v.numel() or g.shape != (len(v), *(1,) * (v.ndim - 1)):  # torch would leave its memory
+        raise RuntimeError(f"a length of shape {tuple(g.shape)} does not fit a direction of shape {tuple(v.shape)}")
     return torch._weight_norm(v, g, 0)  # pyright: ignore[reportPrivateImportUsage]
 
 

@@ -5,6 +5,7 @@ those that never changed: heads of 64, FSQ of 4 steps, and w2v-BERT 2.0 heard at
 """
 
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,12 @@ def _original(weights: dict[str, Tensor], source: str | Path) -> XCodec2:
         if name.startswith(BESIDES) or any(copy in name for copy in COPIES) or (match and int(match[1]) >= HEARD):
             continue
         kept[re.sub(r"\.act\.bias$", ".act.beta", name)] = value
-    kept = _folded(kept, source)
-    return _build(_sizes(kept, source), kept, ORIGINAL, source)
+    try:
+        kept = _folded(kept, source)
+        sizes = _sizes(kept, source)
+    except (IndexError, RuntimeError):
+        raise InteropError(f"{source} holds weights of shapes that no X-codec2 has") from None
+    return _build(sizes, kept, ORIGINAL, source)
 
 
 def _folded(weights: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
@@ -206,18 +211,18 @@ def _sizes(weights: dict[str, Tensor], source: str | Path) -> dict[str, Any]:
     encoder, backbone = "semantic_model.encoder.layers.0.", "generator.backbone."
     width = shape(f"{backbone}embed.weight")[0]
     downs = count(r"CodecEnc\.conv_blocks\.(\d+)\.block\.")
-    other, inputs = shape("semantic_model.feature_projection.projection.weight")
+    other = shape("semantic_model.feature_projection.projection.weight")
     distances = shape(f"{encoder}self_attn.distance_embedding.weight")[0]
     semantic = {
         "model_type": W2vBert.model_type,
-        "width": other,
+        "width": other[0],
         "layers": HEARD,
-        "heads": max(1, other // 64),
+        "heads": max(1, other[0] // 64),
         "hidden": shape(f"{encoder}ffn1.intermediate_dense.weight")[0],
         "kernel": shape(f"{encoder}conv_module.depthwise_conv.weight")[2],
         "left": distances - 9,
         "right": 8,
-        "mels": inputs // 2,
+        "mels": other[1] // 2,
     }
     return {
         "channels": shape("CodecEnc.conv_blocks.0.weight")[0],
@@ -246,7 +251,8 @@ def _config(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         for key, value in fixed.items():
             if values.get(key, value) != value:
                 raise InteropError(f"{source}: {name}{key} is {values[key]!r}, but senone's net has {value!r} only")
-    numbers = (inputs, semantic["width"], ours["width"], ours["heads"], *ours["strides"])
+    strides = ours["strides"] if isinstance(ours["strides"], list | tuple) else (0,)
+    numbers = (inputs, *(table[key] for table in (ours, semantic) for key in ("width", "heads")), *strides)
     if not all(type(number) is int and number > 0 for number in numbers) or inputs % 2:
         raise InteropError(f"{source} holds a size that cannot be")
     derived = {"head_dim": ours["width"] // ours["heads"], "num_key_value_heads": ours["heads"]}
@@ -254,14 +260,14 @@ def _config(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in derived.items():
         if settings.get(key, value) not in (value, None):
             raise InteropError(f"{source}: {key} is {settings[key]!r}, but the other sizes make it {value}")
-    n_fft = 4
-    for stride in ours["strides"]:
-        n_fft *= stride
     semantic |= {"model_type": W2vBert.model_type, "mels": inputs // 2}
-    return ours | {"n_fft": n_fft, "teach": False, "semantic": semantic}
+    return ours | {"n_fft": 4 * prod(strides), "teach": False, "semantic": semantic}
 
 
 def _build(settings: dict[str, Any], weights: dict[str, Tensor], names: Any, source: str | Path) -> XCodec2:
+    for table in (settings, settings["semantic"]):
+        if type(table["layers"]) is int and table["layers"] > len(weights):
+            raise InteropError(f"{source} holds {len(weights)} weights, too few for {table['layers']} layers")
     try:
         # without memory or a throw of dice, since every weight comes from the file
         with torch.device("meta"):
@@ -273,9 +279,12 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], names: Any, sou
         for name in [name for name in own if name.endswith(QKV)]:
             stem = _rename(name.removesuffix(QKV), names)
             parts = [f"{stem}self_attn.{part}_proj.weight" for part in "qkv"]
-            missing = [part for part in parts if part not in weights]
-            if missing:
-                raise InteropError(f"{source} lacks '{missing[0]}'")
+            for part in parts:
+                if part not in weights:
+                    raise InteropError(f"{source} lacks '{part}'")
+                have, want = tuple(weights[part].shape), (model.config.width,) * 2
+                if have != want:
+                    raise InteropError(f"{source}: '{part}' is {have}, the config says {want}")
             weights[_rename(name, names)] = torch.cat([weights.pop(part) for part in parts])
     theirs = {_rename(name, names): name for name in own}
     mask = "semantic.masked_spec_embed"  # needed in training only, which this encoder never is
