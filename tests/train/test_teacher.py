@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import senone
+from senone.config import ConfigError
 from senone.eval.whisper import Encoder
 from senone.loss import distill, spectral
 from senone.models import soundstream
@@ -197,6 +198,12 @@ def test_every_kind_of_discriminator_trains(kind):
 def test_sizes_choose_windows_and_periods():
     assert Judge("stfts", 2, sizes=(512, 256)).build().windows == (512, 256)
     assert Judge("slim", 2, sizes=(2, 3)).build().periods == (2, 3)
+
+
+@pytest.mark.parametrize("sizes", [{"width": 0}, {"n_fft": -1}, {"scales": 0}, {"sizes": (512, 0)}])
+def test_a_discriminator_of_nothing_is_refused(sizes):
+    with pytest.raises(ConfigError, match=f"{[*sizes][0]}: .* must be 1 or more"):
+        Judge("stfts", **sizes).build()
 
 
 def test_the_example_makes_whisper_a_teacher(tmp_path, monkeypatch):

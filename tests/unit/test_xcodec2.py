@@ -143,6 +143,13 @@ def test_the_teacher_is_never_trained():
     assert not smooth.codes.numel() and set(smooth.losses) == {"semantic"}
 
 
+def test_mixed_precision_warns_of_nothing():
+    """torch says once in a process that its RMSNorm gets bfloat16 and float32; here warnings are errors."""
+    with torch.autocast("cpu", torch.bfloat16):
+        out = codec().train()(0.1 * torch.randn(1, 1, 3200))
+    (out.losses["semantic"] + out.wave.square().mean()).backward()
+
+
 def test_without_its_semantic_decoder_it_codes_the_same(tmp_path):
     model, sound = codec(), Audio(torch.randn(1, 5000), 16000)
     small = model.untaught()

@@ -151,9 +151,10 @@ class Block(nn.Module):
         self.wide, self.narrow = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Float[Tensor, "batch frame width"]) -> Float[Tensor, "batch frame width"]:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # under autocast, in the type of the weights: torch warns of a mixture, and is slow with it
+        q, k, v = self.qkv(self.norm1(x.to(self.norm1.weight))).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.narrow(F.silu(self.wide(self.norm2(x))))
+        return x + self.narrow(F.silu(self.wide(self.norm2(x.to(self.norm2.weight)))))
 
 
 class Decoder(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from senone import config as configs
 from senone import hub
 from senone.audio import Audio
 from senone.data.loader import Crops, Store
@@ -39,7 +40,8 @@ class Judge:
     sizes: tuple[int, ...] = ()
 
     def build(self) -> nn.Module:
-        """With random weights."""
+        """With random weights. Raises ConfigError for a size below 1."""
+        configs.at_least(self, 1, "width", "n_fft", "scales", *(["sizes"] if self.sizes else []))
         if self.kind == "stft":
             return nets.STFTDiscriminator(self.width, self.n_fft)
         if self.kind in ("wave", "scale"):
