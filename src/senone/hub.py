@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -208,12 +209,17 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Pat
 def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
     """Raise HubError naming `source` and the key unless `weights` are exactly those of `model`."""
     own = model.state_dict()
-    for title, keys in (("lacks", own.keys() - weights.keys()), ("has unknown", weights.keys() - own.keys())):
-        if keys:
-            raise HubError(f"{source} {title} {len(keys)} weights, first '{sorted(keys)[0]}'")
+    check_names(weights.keys(), own.keys(), source)
     for name, value in weights.items():
         if value.shape != own[name].shape:
             raise HubError(f"{source}: '{name}' is {tuple(value.shape)}, the config says {tuple(own[name].shape)}")
+
+
+def check_names(have: Set[str], want: Set[str], source: str | Path) -> None:
+    """Raise HubError naming `source` and the first missing or unknown key unless both sets are the same."""
+    for title, keys in (("lacks", want - have), ("has unknown", have - want)):
+        if keys:
+            raise HubError(f"{source} {title} {len(keys)} weights, first '{sorted(keys)[0]}'")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def from_tree(tree: Any, path: Path) -> SpeechTokenizer:
 
     Sizes are those of the weights. A config.json beside the file must agree with them, and alone tells the sample rate
     (without it: 16 kHz). Codebooks are those of the file to the last bit; for that, all their entries start with the
-    same usage where training goes on. Raises InteropError naming the file and the key.
+    same usage where training goes on. Raises InteropError or HubError naming the file and the key.
     """
     inner = _weights(tree)
     if inner is None:
@@ -59,11 +59,7 @@ def from_tree(tree: Any, path: Path) -> SpeechTokenizer:
         ours = dict(_converted(weights, config))
     except (SenoneError, RuntimeError) as error:  # of torch: sizes that cannot be
         raise InteropError(f"{path}: {error}") from None
-    missing = sorted({name for sources, _ in ours.values() for name in sources} - weights.keys())
-    extra = sorted(weights.keys() - {name for sources, _ in ours.values() for name in sources})
-    for title, keys in (("lacks", missing), ("has unknown", extra)):
-        if keys:
-            raise InteropError(f"{path} {title} {len(keys)} weights, first '{keys[0]}'")
+    hub.check_names(weights.keys(), {name for sources, _ in ours.values() for name in sources}, path)
     state = model.state_dict()
     for name, (sources, value) in ours.items():
         if value.shape != state[name].shape:

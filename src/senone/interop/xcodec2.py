@@ -110,7 +110,7 @@ QKV = "qkv.weight"
 def read(folder: str | Path) -> XCodec2:
     """The codec in a directory of the package (HKUSTAudio/xcodec2) or of transformers, in evaluation mode.
 
-    Raises InteropError naming the file, and a missing, unknown or misshapen weight.
+    Raises InteropError or HubError naming the file, and a missing, unknown or misshapen weight.
     """
     folder = Path(folder)
     settings, weights = hub.read_config(folder), read_weights(folder)
@@ -122,7 +122,7 @@ def read(folder: str | Path) -> XCodec2:
 def read_lightning(path: str | Path) -> XCodec2:
     """The codec in a checkpoint of the training code, without its discriminators, in evaluation mode.
 
-    The pickle is read as plain data. Raises InteropError as `read` does.
+    The pickle is read as plain data. Raises what `read` does.
     """
     tree = pickles.read(path)
     if not isinstance(tree, dict) or not isinstance(tree.get("state_dict"), dict):
@@ -289,9 +289,7 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], names: Any, sou
     theirs = {_rename(name, names): name for name in own}
     mask = "semantic.masked_spec_embed"  # needed in training only, which this encoder never is
     weights.setdefault(_rename(mask, names), torch.zeros(len(own[mask])))
-    for title, keys in (("lacks", theirs.keys() - weights.keys()), ("has unknown", weights.keys() - theirs.keys())):
-        if keys:
-            raise InteropError(f"{source} {title} {len(keys)} weights, first '{sorted(keys)[0]}'")
+    hub.check_names(weights.keys(), theirs.keys(), source)
     mapped = {theirs[name]: value.float() for name, value in weights.items()}
     hub.check_weights(model, mapped, source)
     model.load_state_dict(mapped, assign=True)
