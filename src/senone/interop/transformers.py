@@ -244,9 +244,11 @@ REFUSED = {
 def load(name: str | Path) -> Foreign:
     """The tokenizer in a directory of transformers, or `org/name` of the hub, in single precision; safetensors only.
 
-    Raises InteropError naming it: nothing there, no tokenizer, weights that are cut short, missing or unknown.
+    Raises InteropError naming it: nothing there, no tokenizer, weights that are cut short, missing, unknown, misshapen.
     """
     auto, text = _transformers(), str(name)
+    if not text:
+        raise InteropError("'hf:' names nothing: say hf:DIRECTORY or hf:org/name")
     if text.startswith((".", "/", "~")) and not Path(text).is_dir():
         raise InteropError(f"'hf:{text}' is not a directory")
     try:
@@ -254,12 +256,15 @@ def load(name: str | Path) -> Foreign:
             settings = dict(auto.PreTrainedConfig.get_config_dict(text)[0])
             theirs = auto.AutoConfig.from_pretrained(text, trust_remote_code=False)
             options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+            options["ignore_mismatched_sizes"] = True  # they are named below; its own error names none
             model, report = auto.AutoModel.from_pretrained(text, config=theirs, output_loading_info=True, **options)
     except Exception as error:  # transformers, safetensors, hub, network: many kinds
         raise InteropError(f"'hf:{text}' cannot be loaded: {_first(error)}") from None
-    for title, key in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys"), ("misfits", "mismatched_keys")):
-        if keys := sorted(map(str, report[key])):
+    for title, key in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
+        if keys := sorted(report[key]):
             raise InteropError(f"'hf:{text}' {title} {len(keys)} weights, first '{keys[0]}'")
+    for key, have, want in report["mismatched_keys"]:
+        raise InteropError(f"'hf:{text}': '{key}' is {tuple(have)}, the config says {tuple(want)}")
     return Foreign(Config({key: value for key, value in settings.items() if key not in VOLATILE}), model)
 
 
