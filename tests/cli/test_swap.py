@@ -8,6 +8,7 @@ from senone import hub
 from senone.audio import Audio
 from senone.cli.codec import _regrouped
 from senone.codes import Codes, CodeSpec, swap
+from senone.models.speechtokenizer import Config, SpeechTokenizer
 
 
 @pytest.fixture
@@ -24,6 +25,28 @@ def test_levels_come_from_both(senone, model, recording, voice, tmp_path, words,
     said = Audio.read(tmp_path / "x.wav")
     assert said.wave.shape == (1, 40080) and said.rate == 8000
     torch.testing.assert_close(said.wave, tokenizer.decode(both)[0].wave.clamp(-1, 1), rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def semantic(tmp_path_factory):
+    """A SpeechTokenizer, in small."""
+    torch.manual_seed(0)
+    model = SpeechTokenizer(Config(filters=2, strides=(8, 5, 4, 2), dim=8, levels=3, size=16, teacher_width=0))
+    return model.save_pretrained(tmp_path_factory.mktemp("semantic"))
+
+
+@pytest.mark.parametrize("other", ["one.wav", "silent.flac", "stereo.mp3"])
+def test_any_recording_will_do_for_words_and_for_a_voice(senone, semantic, recording, tmp_path, other):
+    """One sample; silence; two channels at 44.1 kHz, compressed: the result is as long as the words."""
+    Audio(torch.full((1, 1), 0.5), 16000).save(tmp_path / "one.wav")
+    Audio(torch.zeros(1, 16000), 16000).save(tmp_path / "silent.flac")
+    Audio(0.1 * torch.randn(2, 44100), 44100).save(tmp_path / "stereo.mp3")
+    samples = {"one.wav": 1, "silent.flac": 16000, "stereo.mp3": 16000}[other]
+    for source, reference, length in ((other, recording, samples), (recording, tmp_path / other, 80160)):
+        words = tmp_path / source, tmp_path / reference, "-o", tmp_path / "x.wav", "-m", semantic
+        assert senone("swap", *words) == (0, b"", "")
+        said = Audio.read(tmp_path / "x.wav")
+        assert said.wave.shape == (1, length) and said.rate == 16000
 
 
 @pytest.mark.parametrize("level", [-1, 0, 1, 4])

@@ -69,7 +69,7 @@ class CodecModel(PreTrainedModel):
         """padding_mask: 1 where a row is sound, 0 behind its end; rows get the codes that they get alone."""
         lengths = [input_values.shape[-1]] * len(input_values)
         if padding_mask is not None:
-            lengths = padding_mask.reshape(len(padding_mask), -1, padding_mask.shape[-1])[:, 0].sum(-1).tolist()
+            lengths = _lengths(padding_mask).tolist()
         waves = input_values.detach().reshape(len(input_values), -1, input_values.shape[-1]).float().cpu()
         rows = [Audio(row[:, : int(n)], self.codec.sample_rate) for row, n in zip(waves, lengths, strict=True)]
         codes = self.codec.encode(rows, levels=num_quantizers)
@@ -89,7 +89,7 @@ class CodecModel(PreTrainedModel):
             frames = audio_codes_mask.sum(-1).cpu()
         samples = frames * self.codec.hop
         if padding_mask is not None:
-            samples = padding_mask.reshape(len(padding_mask), -1, padding_mask.shape[-1])[:, 0].sum(-1).cpu()
+            samples = _lengths(padding_mask)
         codes = Codes(audio_codes.cpu(), samples, self.codec.spec)
         rows = [audio.wave[0] for audio in self.codec.decode(codes)]
         wave = nn.utils.rnn.pad_sequence(rows, batch_first=True)[:, None]
@@ -112,6 +112,11 @@ class CodecModel(PreTrainedModel):
             audio_codes_mask=coded.audio_codes_mask,
             audio_values=self.decode(coded.audio_codes, padding_mask=padding_mask).audio_values,
         )
+
+
+def _lengths(mask: Tensor) -> Int[Tensor, "batch"]:
+    """Samples of each row, by a mask of (batch, samples) or of any number of channels, which are alike."""
+    return mask.reshape(len(mask), -1, mask.shape[-1])[:, 0].sum(-1).cpu()
 
 
 def register() -> None:

@@ -271,8 +271,8 @@ def load(name: str | Path) -> Foreign:
 def register() -> None:
     """Teach transformers' Auto classes our codecs: `AutoModel.from_pretrained(DIR of a senone codec)`.
 
-    The model's `encode(input_values, padding_mask, num_quantizers)` and `decode(audio_codes, padding_mask)` are in
-    transformers' conventions; codes are those of the codec. Calling it again changes nothing.
+    The model's `encode(input_values, padding_mask, num_quantizers)` and `decode(audio_codes, audio_codes_mask,
+    padding_mask)` are in transformers' conventions; codes are those of the codec. Calling it again changes nothing.
     """
     from senone.interop.auto import register
 
