@@ -225,9 +225,15 @@ def test_discriminators_that_are_none_are_named(tmp_path):
     torch.save({"generator": {}}, tmp_path / "a.pt")
     with pytest.raises(SenoneError, match="a.pt holds no discriminators"):
         discriminators(tmp_path / "a.pt")
-    torch.save({"discriminators": {"mpd": {"x.y": torch.ones(1)}}}, tmp_path / "b.pt")
-    with pytest.raises(SenoneError, match="b.pt: 'mpd' is no discriminator"):
-        discriminators(tmp_path / "b.pt")
+    for name, value in {
+        "x.y": torch.ones(1),
+        "x.convs.y": torch.ones(1),
+        "x.0.convs.first.bias": torch.ones(1),
+        "spec_transform.window": torch.ones(()),
+    }.items():
+        torch.save({"discriminators": {"mpd": {name: value}}}, tmp_path / "b.pt")
+        with pytest.raises(SenoneError, match="b.pt: 'mpd' is no discriminator"):
+            discriminators(tmp_path / "b.pt")
 
 
 def write() -> None:

@@ -84,8 +84,9 @@ def discriminators(path: str | Path) -> dict[str, nn.Module]:
     found = {}
     for title, table in tables.items():
         weights = pickles.tensors(table, path)
-        windows = tuple(len(value) for name, value in sorted(weights.items()) if name.endswith("spec_transform.window"))
         try:
+            names = sorted(name for name in weights if name.endswith("spec_transform.window"))
+            windows = tuple(len(weights[name]) for name in names)
             ours = _judges(weights)
             width, last = len(ours["nets.0.0.bias"]), list(ours)[-1].removesuffix("bias") + "weight"
             if windows:
@@ -94,7 +95,7 @@ def discriminators(path: str | Path) -> dict[str, nn.Module]:
                 kind, judge = "period", nets.MultiPeriod(width, ours[last].shape[2])
             else:
                 kind, judge = "scale", nets.MultiScale(width, len({name.split(".")[1] for name in ours}))
-        except (KeyError, RuntimeError, IndexError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:  # of names and shapes of others
             raise InteropError(f"{path}: '{title}' is no discriminator of SpeechTokenizer's: {error}") from None
         hub.load_weights(judge, ours, f"{path}: '{title}'")
         found[kind] = judge
