@@ -245,6 +245,16 @@ def fingerprint(model: nn.Module, *facts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def part(table: dict[str, Any], key: str) -> Any:
+    """A net inside a model, with random weights: its model_type and config are the table `key` of the model's config.
+
+    Raises HubError for a model_type that nobody knows, ConfigError naming the dotted key.
+    """
+    kind = MODELS.get(str(table.get("model_type")))
+    settings = {name: value for name, value in table.items() if name != "model_type"}
+    return kind(configs.from_dict(kind.Config, settings, f"{key}."))
+
+
 def names() -> list[str]:
     """Every name that `load` knows without network: bundled models, then presets."""
     bundled = [folder.name for folder in sorted(BUNDLED.glob("*")) if (folder / "config.json").exists()]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from senone import config as configs
 from senone import features
 from senone.errors import SenoneError
-from senone.hub import MODELS, Pretrained, fingerprint
+from senone.hub import Pretrained, fingerprint, part
 from senone.quantize.kmeans import KMeans
 from senone.tokenizer import AudioTokenizer, Context
 
@@ -96,7 +96,7 @@ class Units(AudioTokenizer):
         """`encoder`: used as it is, and must be what the config says; without it one is made from the config."""
         super().__init__()
         self.config = config
-        self.encoder: Any = _built(config.encoder) if encoder is None else encoder
+        self.encoder: Any = part(config.encoder, "encoder") if encoder is None else encoder
         self.sample_rate, self.hop = self.encoder.sample_rate, self.encoder.hop
         self.block, self.context = config.block, Context(config.context, config.context)
         width = getattr(self.encoder, "width", None) or self.encoder.config.width
@@ -149,9 +149,3 @@ class Units(AudioTokenizer):
         side = self.encoder.reach - self.hop
         padded = F.pad(wave[:, 0], (side // 2, side - side // 2))
         return self.encoder.features(padded, layer=self.config.layer, **more).transpose(1, 2), None
-
-
-def _built(table: dict[str, Any]) -> Any:
-    kind = MODELS.get(str(table.get("model_type")))
-    settings = {key: value for key, value in table.items() if key != "model_type"}
-    return kind(configs.from_dict(kind.Config, settings, "encoder."))

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from senone import config as configs
 from senone.config import ConfigError
 from senone.errors import SenoneError
-from senone.hub import MODELS, Pretrained, load_weights
+from senone.hub import Pretrained, load_weights, part
 from senone.nn.activation import SnakeBeta
 from senone.quantize import Quantized
 from senone.quantize.fsq import FSQ
@@ -211,7 +211,7 @@ class XCodec2(AudioTokenizer):
         self.config, self.sample_rate, self.hop = config, config.sample_rate, prod(config.strides)
         _check(config, self.hop)
         self.block, self.context = config.block, Context(config.context, config.context)
-        self.semantic: Any = _built(config.semantic) if semantic is None else semantic
+        self.semantic: Any = part(config.semantic, "semantic") if semantic is None else semantic
         _fits(self.semantic, self.sample_rate, self.hop)
         width, other = config.width, _width(self.semantic)
         self.semantic_encoder = SemanticNet(other)
@@ -378,12 +378,6 @@ def _fits(encoder: Any, sample_rate: int, hop: int) -> None:
 
 def _width(encoder: Any) -> int:
     return getattr(encoder, "width", None) or encoder.config.width
-
-
-def _built(table: dict[str, Any]) -> Any:
-    kind = MODELS.get(str(table.get("model_type")))
-    settings = {key: value for key, value in table.items() if key != "model_type"}
-    return kind(configs.from_dict(kind.Config, settings, "semantic."))
 
 
 def official() -> XCodec2:
