@@ -8,12 +8,13 @@ from senone.cli.shared import app, bar, examples, say
 from senone.errors import SenoneError
 
 Recogniser = Annotated[
-    str, typer.Option("--model", "-m", help="A directory, ours or Hugging Face's ...ForCTC, or org/repo.")
+    str, typer.Option("--model", "-m", help="A bundled name, a directory, Hugging Face's ...ForCTC too, or org/repo.")
 ]
 
 
 @app.command(
     epilog=examples(
+        "senone transcribe talk.mp3",
         "senone transcribe talk.mp3 -m facebook/hubert-large-ls960-ft",
         "senone transcribe *.wav -m runs/ctc/model --json > said.jsonl",
         "senone transcribe film.wav -m runs/ctc/model --srt > film.srt",
@@ -22,7 +23,7 @@ Recogniser = Annotated[
 )
 def transcribe(
     files: Annotated[list[str], typer.Argument(help="Recordings of any format and length; - for standard input.")],
-    model: Recogniser,
+    model: Recogniser = "ctc-mini",
     words: Annotated[bool, typer.Option("--words", help="A line a word: start, end (seconds), word.")] = False,
     srt: Annotated[bool, typer.Option("--srt", help="Subtitles, of one recording.")] = False,
     json: Annotated[bool, typer.Option("--json", help="A line a file: an object of file, text, words.")] = False,
@@ -68,7 +69,7 @@ def transcribe(
 def align(
     audio: Annotated[str, typer.Argument(help="A recording; - for standard input.")],
     text: Annotated[str, typer.Argument(help="What is said in it, or a file that holds that.")],
-    model: Recogniser,
+    model: Recogniser = "ctc-mini",
     json: Annotated[bool, typer.Option("--json", help="One object: file, text, words.")] = False,
 ) -> None:
     """Say when each word of a known text is spoken: start, end (seconds), word."""
