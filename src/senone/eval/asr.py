@@ -77,7 +77,7 @@ def hubert(folder: Path) -> Transcribe:
 @cache
 def moonshine(folder: Path) -> Transcribe:
     """Moonshine tiny (English, 27 M parameters; Jeffries et al. 2024), greedily, by onnxruntime."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

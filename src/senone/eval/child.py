@@ -139,7 +139,7 @@ def _answer(request: dict[str, Any], waves: list[np.ndarray]) -> dict[str, Any]:
 
 def pesq(ref: np.ndarray, deg: np.ndarray, mode: str) -> float:
     """PESQ by the package of that name; mode: "wb" or "nb", both at 16 kHz."""
-    import pesq
+    import pesq  # pyright: ignore[reportMissingImports]
 
     try:
         return pesq.pesq(RATE, ref, deg, mode)
@@ -161,7 +161,7 @@ def visqol(ref: np.ndarray, deg: np.ndarray) -> float:
 
 @cache
 def _visqol() -> Any:
-    from visqol import VisqolApi
+    from visqol import VisqolApi  # pyright: ignore[reportMissingImports]
 
     api = VisqolApi()
     api.create(mode="speech", use_lattice_model=True)  # never the polynomial, which is 1 to 2 points off

@@ -189,7 +189,7 @@ def _scored(net: nn.Module) -> Callable[[np.ndarray], float]:
 def microsoft() -> Callable[[np.ndarray], dict[str, float]]:
     """All scores of DNSMOS, by column, of a wave. The package is looked up for its nets alone, never imported: it
     would want librosa, for the mel spectrum that we have."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     spec = importlib.util.find_spec("speechmos")
     assert spec is not None and spec.submodule_search_locations

@@ -136,7 +136,7 @@ def lyra(name: str, setting: str) -> System:
     where = "they are google/lyra's lyra/model_coeffs; SENONE_WEIGHTS names the folder that holds lyra_v2"
     missing = f"{absent[0]} does not exist: {where}" if absent else ""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
     except ImportError:
         Interpreter, missing = None, "ai-edge-litert is not installed: pip install ai-edge-litert"
 
