@@ -163,7 +163,7 @@ def test_kill_9_loses_nothing(clips, tmp_path):
         words = ["eval", "codec", slow, "pcm:8k", "--data", clips, "--metrics", "stoi,estoi,si_sdr", "-o", out]
         return [sys.executable, "-m", "senone", *map(str, words), "--jobs", f"{jobs}", "--no-speed", "--no-report"]
 
-    subprocess.run(call(tmp_path / "whole", 0), check=True, capture_output=True)
+    subprocess.run(call(tmp_path / "whole", 1), check=True, capture_output=True)
     process = subprocess.Popen(call(tmp_path / "killed", 1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = tmp_path / "killed" / "rows.jsonl"
     for _ in range(12000):  # two minutes, on a busy machine
@@ -175,7 +175,7 @@ def test_kill_9_loses_nothing(clips, tmp_path):
     done = rows.read_bytes()
     assert 40 < done.count(b"\n") < 120 and not (tmp_path / "killed" / "summary.json").exists()
     rows.write_bytes(done + done[:77])  # and a line that was torn
-    subprocess.run(call(tmp_path / "killed", 0), check=True, capture_output=True)
+    subprocess.run(call(tmp_path / "killed", 1), check=True, capture_output=True)
     whole, killed = (sorted((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in ("whole", "killed"))
     assert whole == killed and len(whole) == 12 * 2 * 5
     assert rows.read_bytes().startswith(done)

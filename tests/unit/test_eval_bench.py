@@ -143,7 +143,7 @@ def test_what_changed_is_measured_again(clips, tmp_path):
 def test_processes_give_the_same_rows(clips, tmp_path):
     names = ["pcm:8k", "identity", "spectral-mini@1"]
     kept = []
-    for jobs in (0, 2):
+    for jobs in (1, 2):  # 0 may use several threads, which add in another order
         found = run(clips, tmp_path / f"run{jobs}", names, jobs=jobs)
         kept.append((sorted((found.folder / "rows.jsonl").read_text().splitlines()), found.summary))
     assert kept[0] == kept[1] and len(kept[0][0]) == 72

@@ -169,3 +169,18 @@ def test_delay_survives_noise_gain_and_polarity_of_others_and_is_none_for_silenc
     noisy = 0.2 * np.roll(wave, 94) + 0.002 * np.random.default_rng(1).standard_normal(len(wave)).astype(np.float32)
     assert delay(wave, noisy.astype(np.float32)) == 94
     assert delay(wave, np.zeros(100, np.float32)) is None and delay(np.zeros(0, np.float32), wave) is None
+
+
+def test_random_weights_do_not_depend_on_threads(tmp_path):
+    """Sums over large weights would differ in the last digit, and the fingerprint with them."""
+    source = "from senone.models import spectral\nclass Mine(spectral.Spectral):\n    pass\n"
+    (tmp_path / "mine.py").write_text(source)
+    prints, before = set(), torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            prints.add(systems.Encoder(f"{tmp_path}/mine.py:Mine").model.spec.fingerprint)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(prints) == 1

@@ -115,9 +115,14 @@ class Encoder:
     """A tokenizer that keeps the codes of the last recording, at as many levels as any of its systems wants."""
 
     def __init__(self, name: str) -> None:
+        threads = torch.get_num_threads()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a class without weights of its own gets the same in every process
-            model = hub.load(name)
+            torch.manual_seed(0)  # a class without weights of its own gets the same in every process,
+            torch.set_num_threads(1)  # whose threads would add in another order
+            try:
+                model = hub.load(name)
+            finally:
+                torch.set_num_threads(threads)
         if not isinstance(model, AudioTokenizer):
             raise EvalError(f"'{name}' is no tokenizer but a {type(model).__name__}")
         self.model, self.most = model, 0
