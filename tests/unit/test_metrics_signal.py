@@ -58,8 +58,11 @@ def test_stoi_equals_pystoi_at_every_length():
 @pytest.mark.parametrize("mode", ["wb", "nb"])
 def test_pesq_equals_the_package(clips, mode):
     pesq = pytest.importorskip("pesq")
-    for item in clips:
-        assert value(f"pesq_{mode}", item.ref, item.deg) == pesq.pesq(RATE, item.ref, item.deg, mode)
+    rng = np.random.default_rng(1)
+    for k in range(20):
+        item, first = clips[k % len(clips)], int(rng.integers(3 * RATE))
+        ref, deg = (wave[first : first + 2 * RATE] for wave in (item.ref, item.deg))
+        assert value(f"pesq_{mode}", ref, deg) == pesq.pesq(RATE, ref, deg, mode)
 
 
 def test_identity(clips):
