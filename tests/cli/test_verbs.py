@@ -13,7 +13,7 @@ from senone.testing import Law
 
 
 def test_every_verb_has_examples(senone):
-    for verb in ("encode", "decode", "resynth", "swap", "info", "check", "train", "manifest"):
+    for verb in ("encode", "decode", "resynth", "stream", "swap", "info", "check", "train", "manifest"):
         code, out, _ = senone(verb, "--help")
         assert code == 0 and f"senone {verb} " in out.decode().split("Examples:")[1]
 

@@ -1,4 +1,4 @@
-"""Verbs that turn sound into tokens and back: encode, decode, resynth, swap, info."""
+"""Verbs that turn sound into tokens and back: encode, decode, resynth, stream, swap, info."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from senone.cli.shared import Model, app, bar, examples, load
+from senone.cli.shared import Model, app, bar, examples, load, say
 from senone.errors import SenoneError
 
 if TYPE_CHECKING:
@@ -93,6 +93,52 @@ def resynth(
 
 @app.command(
     epilog=examples(
+        "arecord -f S16_LE -r 16000 | senone stream - - | aplay",
+        "senone stream talk.wav out.wav --model xcodec2-mini --window 2",
+    )
+)
+def stream(
+    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
+    out: Annotated[str, typer.Argument(help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    model: Model = DEFAULT,
+    levels: Levels = None,
+    kbps: Kbps = None,
+    denoise: Denoise = False,
+    window: Annotated[
+        float | None, typer.Option(help="Of a model that hears all: seconds heard at once; approximate.", metavar="S")
+    ] = None,
+) -> None:
+    """Encode and decode as sound comes in, a frame at a time.
+
+    Tokens are those of `encode`. A model that hears all waits for its blocks of many seconds; with --window S it hears
+    S seconds at once and half as many on both sides. Tokens are then approximate, and of a file it is told how many
+    are equal, and how near the sound comes.
+    """
+    from senone.audio import Writer, blocks
+
+    tokenizer, whole = load(model), None
+    if window is not None:
+        whole = load(model)
+        _narrow(tokenizer, window, model)
+    count = _count(tokenizer, levels, kbps)
+    coder, player, kept = tokenizer.stream(levels=count), tokenizer.stream(), []
+    said = "" if whole is None else f", and approximate: windows of {window:g} s"
+    say(f"senone: sound comes {tokenizer.latency:.3g} s late, computing time aside{said}")
+    conditions = {"denoise": True} if denoise else {}
+    pieces = _ends(blocks(source, tokenizer.sample_rate, tokenizer.hop / tokenizer.sample_rate))
+    with _progress("stream", source) as advance, Writer(out, tokenizer.sample_rate) as writer:
+        for wave, last in pieces:
+            codes = coder.encode(wave, last, **conditions)
+            writer.write(player.decode(codes, last).wave)
+            advance(codes)
+            kept += [codes] if whole is not None and source != "-" else []
+    if kept and whole is not None:
+        share, ratio = _likeness((tokenizer, kept), (whole, list(_encoded(whole, source, count, denoise))))
+        say(f"senone: {share:.1%} of the codes are those of `encode`, and SI-SDR to its sound is {ratio:.1f} dB")
+
+
+@app.command(
+    epilog=examples(
         "senone swap said.wav voice.wav -o out.wav",
         "senone swap said.wav voice.wav -o out.wav --from-level 3 -m runs/speechtokenizer/model",
     )
@@ -133,6 +179,31 @@ def _count(tokenizer: "AudioTokenizer", levels: int | None, kbps: float | None) 
     if levels is not None and kbps is not None:
         raise SenoneError("give --levels or --kbps, not both")
     return tokenizer.levels_for(levels, kbps)
+
+
+def _narrow(tokenizer: "AudioTokenizer", window: float, name: str) -> None:
+    """Have a model that hears all hear `window` seconds at once, and half as many before and after."""
+    from senone.tokenizer import Context
+
+    if tokenizer.block is None:
+        raise SenoneError(f"'{name}' hears no further than it says, and streams as it is: leave --window out")
+    if not tokenizer.hop / tokenizer.sample_rate <= window <= tokenizer.block:
+        raise SenoneError(f"--window must be from one frame to {tokenizer.block:g} s, got {window:g}")
+    tokenizer.block, tokenizer.context = window, Context(window / 2, window / 2)
+
+
+def _likeness(*sides: tuple["AudioTokenizer", list["Codes"]]) -> tuple[float, float]:
+    """Of what a model coded and of the truth, ten minutes at most: equal codes, and the SI-SDR of the sound in dB."""
+    from math import inf
+
+    from senone.codes import concat
+
+    both = [(model, concat(codes).seconds(0, 600)) for model, codes in sides]
+    (a, x), (b, y) = ((codes, model.decode(codes)[0].wave[0].double()) for model, codes in both)
+    part = y * (x @ y / (y @ y).clamp(min=1e-9))
+    left = (x - part).square().sum()
+    ratio = float(10 * (part.square().sum() / left).log10()) if left > 0 else inf
+    return float((a.data == b.data).double().mean()), ratio
 
 
 def _encoded(tokenizer: "AudioTokenizer", source: str, levels: int, denoise: bool) -> Iterator["Codes"]:
