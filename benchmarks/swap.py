@@ -13,6 +13,7 @@ import senone
 from senone import codes
 from senone.audio import Audio
 from senone.eval import corpus
+from senone.eval.align import aligned
 from senone.eval.metrics import METRICS, RATE, Item, measure
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         made = {f"from level {n}": codes.swap(said, other, n) for n in map(int, args.levels.split(","))}
         for what, data in {"source, all levels": said, "source, level 1": said.levels(1), **made}.items():
             wave = heard(model.decode(data)[0])
-            near = [measure(voice, Item(*cut(heard(sound), wave), None)).value or 0.0 for sound in sounds]
+            near = [measure(voice, Item(*aligned(heard(sound), wave, 0), None)).value or 0.0 for sound in sounds]
             errors = measure(words, Item(wave, wave, source.text))
             found.setdefault(what, []).append((*near, errors.value or 0.0, errors.weight))
     print("| codes | to the source | to the reference | WER % |\n|---|---|---|---|")
@@ -47,11 +48,6 @@ def main() -> None:
 
 def heard(audio: Audio) -> np.ndarray:
     return audio.resample(RATE).wave[0].numpy()
-
-
-def cut(*waves: np.ndarray) -> list[np.ndarray]:
-    """To the shortest."""
-    return [wave[: min(map(len, waves))] for wave in waves]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from senone.data.labels import Provenance, Writer
 from senone.data.manifest import read
 from senone.eval import neural
 from senone.eval.metrics import digest, folder
-from senone.eval.whisper import SIZES, Encoder
-from senone.features import mel_filters, stft
+from senone.eval.whisper import SIZES, Encoder, spectrum
 from senone.quantize.kmeans import fit
 
 FILE, LAYER, CLUSTERS, HOURS = "whisper-tiny.en.pt", 3, 500, 0.6
@@ -53,9 +52,7 @@ class WhisperEncoder(nn.Module):
         wave = F.pad(wave.float()[:, 160:], (0, 160))  # its frames stand where a hop begins, ours in the middle of one
         wave = wave[:, : wave.shape[1] // 320 * 320]
         with torch.autocast(wave.device.type, enabled=False):
-            power = stft(wave, 400, 160)[..., :-1].abs().square()
-            mel = (mel_filters(self.sample_rate, 400, self.mels).to(power) @ power).clamp(min=1e-10).log10()
-            mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
+            mel = spectrum(wave, self.mels)
             x = F.gelu(self.encoder.conv2(F.gelu(self.encoder.conv1(mel)))).transpose(1, 2)
             x = x + self.encoder.positional_embedding[: x.shape[1]]
             for block in self.encoder.layers[:layer]:

@@ -12,6 +12,7 @@ import torch
 
 from senone import cli
 from senone.audio import Audio
+from senone.models import speechtokenizer
 from senone.models.soundstream import Config, SoundStream
 
 
@@ -49,6 +50,14 @@ def models(tmp_path_factory) -> Path:
         )
         SoundStream(config).save_pretrained(folder / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def semantic(tmp_path_factory) -> Path:
+    """A SpeechTokenizer, in small."""
+    torch.manual_seed(0)
+    config = speechtokenizer.Config(filters=2, strides=(8, 5, 4, 2), dim=8, levels=3, size=16, teacher_width=0)
+    return speechtokenizer.SpeechTokenizer(config).save_pretrained(tmp_path_factory.mktemp("semantic"))
 
 
 @pytest.fixture(scope="session")

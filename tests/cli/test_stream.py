@@ -7,16 +7,7 @@ import torch
 
 import senone as library
 from senone.audio import Audio
-from senone.models.speechtokenizer import Config, SpeechTokenizer
 from senone.tokenizer import Context
-
-
-@pytest.fixture(scope="module")
-def semantic(tmp_path_factory):
-    """A SpeechTokenizer, in small."""
-    torch.manual_seed(0)
-    model = SpeechTokenizer(Config(filters=2, strides=(8, 5, 4, 2), dim=8, levels=3, size=16, teacher_width=0))
-    return model.save_pretrained(tmp_path_factory.mktemp("semantic"))
 
 
 @pytest.mark.parametrize("words", [(), ("--levels", "2")])

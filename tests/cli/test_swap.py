@@ -8,7 +8,6 @@ from senone import hub
 from senone.audio import Audio
 from senone.cli.codec import _regrouped
 from senone.codes import Codes, CodeSpec, swap
-from senone.models.speechtokenizer import Config, SpeechTokenizer
 
 
 @pytest.fixture
@@ -25,14 +24,6 @@ def test_levels_come_from_both(senone, model, recording, voice, tmp_path, words,
     said = Audio.read(tmp_path / "x.wav")
     assert said.wave.shape == (1, 40080) and said.rate == 8000
     torch.testing.assert_close(said.wave, tokenizer.decode(both)[0].wave.clamp(-1, 1), rtol=0, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def semantic(tmp_path_factory):
-    """A SpeechTokenizer, in small."""
-    torch.manual_seed(0)
-    model = SpeechTokenizer(Config(filters=2, strides=(8, 5, 4, 2), dim=8, levels=3, size=16, teacher_width=0))
-    return model.save_pretrained(tmp_path_factory.mktemp("semantic"))
 
 
 @pytest.mark.parametrize("other", ["one.wav", "silent.flac", "stereo.mp3"])

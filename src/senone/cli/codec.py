@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DEFAULT = "spectral-mini"
 SEMANTIC = "speechtokenizer-mini"  # whose first level is content
 BLOCK = 1.0  # seconds coded at once
+Source = Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")]
+Sound = Annotated[str, typer.Argument(help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")]
 Levels = Annotated[int | None, typer.Option(help="Use the first K levels only: fewer bits.", metavar="K")]
 Kbps = Annotated[float | None, typer.Option(help="Use as many levels as fit into B kb/s.", metavar="B")]
 Denoise = Annotated[bool, typer.Option("--denoise", help="Take the noise out, with a model that has learnt to.")]
@@ -31,7 +33,7 @@ Denoise = Annotated[bool, typer.Option("--denoise", help="Take the noise out, wi
     )
 )
 def encode(
-    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
+    source: Source,
     out: Annotated[str, typer.Option("--out", "-o", help="The .sno file to write; - for standard output.")],
     model: Model = DEFAULT,
     levels: Levels = None,
@@ -77,8 +79,8 @@ def decode(
     )
 )
 def resynth(
-    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
-    out: Annotated[str, typer.Argument(help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    source: Source,
+    out: Sound,
     model: Model = DEFAULT,
     levels: Levels = None,
     kbps: Kbps = None,
@@ -98,8 +100,8 @@ def resynth(
     )
 )
 def stream(
-    source: Annotated[str, typer.Argument(help="A recording in any format and rate; - for standard input.")],
-    out: Annotated[str, typer.Argument(help="wav, flac, mp3, ogg or opus; - for WAV on standard output.")],
+    source: Source,
+    out: Sound,
     model: Model = DEFAULT,
     levels: Levels = None,
     kbps: Kbps = None,
@@ -114,21 +116,18 @@ def stream(
     S seconds at once and half as many on both sides. Tokens are then approximate, and of a file it is told how many
     are equal, and how near the sound comes.
     """
-    from senone.audio import Writer, blocks
+    from senone.audio import Writer
 
     tokenizer, whole = load(model), None
     if window is not None:
         whole = load(model)
         _narrow(tokenizer, window, model)
     count = _count(tokenizer, levels, kbps)
-    coder, player, kept = tokenizer.stream(levels=count), tokenizer.stream(), []
+    player, kept, frame = tokenizer.stream(), [], tokenizer.hop / tokenizer.sample_rate
     said = "" if whole is None else f", and approximate: windows of {window:g} s"
     say(f"senone: sound comes {tokenizer.latency:.3g} s late, computing time aside{said}")
-    conditions = {"denoise": True} if denoise else {}
-    pieces = _ends(blocks(source, tokenizer.sample_rate, tokenizer.hop / tokenizer.sample_rate))
     with _progress("stream", source) as advance, Writer(out, tokenizer.sample_rate) as writer:
-        for wave, last in pieces:
-            codes = coder.encode(wave, last, **conditions)
+        for codes, last in _coded(tokenizer, source, count, denoise, frame):
             writer.write(player.decode(codes, last).wave)
             advance(codes)
             kept += [codes] if whole is not None and source != "-" else []
@@ -207,11 +206,18 @@ def _likeness(*sides: tuple["AudioTokenizer", list["Codes"]]) -> tuple[float, fl
 
 
 def _encoded(tokenizer: "AudioTokenizer", source: str, levels: int, denoise: bool) -> Iterator["Codes"]:
+    return (codes for codes, _ in _coded(tokenizer, source, levels, denoise, BLOCK))
+
+
+def _coded(
+    tokenizer: "AudioTokenizer", source: str, levels: int, denoise: bool, seconds: float
+) -> Iterator[tuple["Codes", bool]]:
+    """The codes of each `seconds` of a recording, as far as they are known by then, and whether it was the last."""
     from senone.audio import blocks
 
     stream, conditions = tokenizer.stream(levels=levels), {"denoise": True} if denoise else {}
-    for wave, last in _ends(blocks(source, tokenizer.sample_rate, BLOCK)):
-        yield stream.encode(wave, last, **conditions)
+    for wave, last in _ends(blocks(source, tokenizer.sample_rate, seconds)):
+        yield stream.encode(wave, last, **conditions), last
 
 
 def _write(out: str, tokenizer: "AudioTokenizer", pieces: Iterable["Codes"]) -> None:

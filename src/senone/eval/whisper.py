@@ -143,10 +143,14 @@ class Whisper(nn.Module):
 
 def log_mel(wave: np.ndarray, mels: int) -> Float[Tensor, "1 mel 3000"]:
     """Of 30 s, padded with silence: base-10 logarithm of power, at most 80 dB below the loudest, about -1 to 1."""
-    padded = F.pad(torch.from_numpy(wave)[None], (0, SECONDS * RATE - len(wave)))
-    power = features.stft(padded, FFT, HOP)[..., :-1].abs().square()
-    x = (features.mel_filters(RATE, FFT, mels) @ power).clamp(min=1e-10).log10()
-    return (torch.maximum(x, x.max() - 8) + 4) / 4
+    return spectrum(F.pad(torch.from_numpy(wave)[None], (0, SECONDS * RATE - len(wave))), mels)
+
+
+def spectrum(wave: Float[Tensor, "batch samples"], mels: int) -> Float[Tensor, "batch mel time"]:
+    """What `log_mel` says, of waves of any length, each beside its own loudest."""
+    power = features.stft(wave, FFT, HOP)[..., :-1].abs().square()
+    x = (features.mel_filters(RATE, FFT, mels).to(power) @ power).clamp(min=1e-10).log10()
+    return (torch.maximum(x, x.amax((1, 2), keepdim=True) - 8) + 4) / 4
 
 
 def cuts(wave: np.ndarray, seconds: float = SECONDS) -> list[np.ndarray]:
