@@ -78,6 +78,22 @@ def test_no_gradient_changes_nothing():
                 torch.testing.assert_close(model.synthesise(z)[0], out)
 
 
+@pytest.mark.parametrize("strides", [(2,), (1, 1, 1), (1, 3), (3, 1, 2), (2, 4, 5)])
+@pytest.mark.parametrize("act", ["elu", "snake"])
+def test_pieces_change_nothing(strides, act, monkeypatch):
+    """What is done in pieces without a gradient, next to the samples, is what the whole gives."""
+    from senone.models import speechtokenizer
+
+    monkeypatch.setattr(speechtokenizer, "PIECE", 50)
+    model = small(strides=strides, activation=act)
+    for batch, samples in ((1, 1007), (3, 640)):
+        wave = torch.randn(batch, 1, samples)
+        z = model.analyse(wave)[0]
+        with torch.no_grad():
+            torch.testing.assert_close(model.analyse(wave)[0], z)
+            torch.testing.assert_close(model.synthesise(z)[0], torch.enable_grad()(model.synthesise)(z)[0])
+
+
 def test_up_is_a_transposed_convolution():
     weight, x = torch.randn(3, 2, 10), torch.randn(1, 3, 7)
     full = torch.nn.functional.conv_transpose1d(x, weight, stride=5)

@@ -26,6 +26,9 @@ from senone.quantize.vq import ResidualVQ
 from senone.tokenizer import AudioTokenizer, Context, Output
 
 Activation = Literal["elu", "snake"]
+FINE = 2  # stages next to the samples, where there are more steps than features
+PIECE = 16000  # samples in work at once there
+HALO = 8  # frames of those stages that one hangs on, at either side: 3 taps of a k7, 1 of each k3 and stride
 
 
 class SpeechTokenizerError(SenoneError):
@@ -171,8 +174,9 @@ class Encoder(nn.Module):
         self.memory, self.end = Memory(width, both=True), Conv(2 * width, config.dim, 7, act=act)
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim frame"]:
-        x = self.start(wave)
-        for stage in self.stages:
+        rate = prod(stage[1].stride[0] for stage in self.stages[:FINE])  # type: ignore[index,union-attr]
+        x = piecewise(nn.Sequential(self.start, *self.stages[:FINE]), wave, rate, 1)
+        for stage in self.stages[FINE:]:
             x = stage(x)
         return self.end(self.memory(x))
 
@@ -191,9 +195,10 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch dim frame"]) -> Float[Tensor, "batch 1 samples"]:
         x = self.memory(self.start(z))
-        for stage in self.stages:
+        for stage in self.stages[:-FINE]:
             x = stage(x)
-        return self.end(x)
+        rate = prod(up.stride for up, _ in self.stages[-FINE:])  # type: ignore[misc,union-attr]
+        return piecewise(nn.Sequential(*self.stages[-FINE:], self.end), x, 1, rate)
 
 
 class SpeechTokenizer(AudioTokenizer):
@@ -264,6 +269,24 @@ class SpeechTokenizer(AudioTokenizer):
         if target.shape[2] != width:
             raise SpeechTokenizerError(f"the teacher's features are {target.shape[2]} wide, teacher_width is {width}")
         return {"d_axis": distill.d_axis, "t_axis": distill.t_axis}[self.config.distill](said, target)
+
+
+def piecewise(
+    run: nn.Module, x: Float[Tensor, "batch in time"], before: int, after: int
+) -> Float[Tensor, "batch out longer"]:
+    """run(x) without a gradient, in pieces that stay in the cache and in memory that is there already: at the sample
+    rate, fetching new memory takes longer than computing. `before` steps of x become `after` of the result, which
+    hangs on HALO times as many at most on either side.
+    """
+    frames, size = -(-x.shape[2] // before), PIECE // (before * after * len(x)) + 1
+    if torch.is_grad_enabled() or frames <= size + HALO:
+        return run(x)
+    pieces = []
+    for first in range(0, frames, size):
+        start, last = max(0, first - HALO), min(frames, first + size)
+        piece = run(x[:, :, start * before : (last + HALO) * before])
+        pieces.append(piece[:, :, (first - start) * after : (last - start) * after].transpose(1, 2))
+    return torch.cat(pieces, 1).transpose(1, 2)
 
 
 def turned(weight: Float[Tensor, "in out taps"]) -> Float[Tensor, "outs in 2"]:
