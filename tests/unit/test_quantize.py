@@ -6,7 +6,8 @@ from math import prod
 import pytest
 import torch
 
-from senone.quantize.fsq import ResidualFSQ
+from senone.quantize import fsq
+from senone.quantize.fsq import FSQ, ResidualFSQ, collision
 from senone.quantize.vq import Codebook, ResidualVQ
 
 
@@ -197,6 +198,28 @@ def test_fsq_sends_gradients_to_the_encoder_and_to_both_projections():
     quantizer(z).z.square().mean().backward()
     assert z.grad is not None and float(z.grad.abs().sum()) > 0
     assert all(float(layer.weight.grad.abs().sum()) > 0 for layer in (*quantizer.enter, *quantizer.leave))
+
+
+def test_collision_is_the_share_of_pairs_with_one_code(monkeypatch):
+    monkeypatch.setattr(fsq, "SOFT", 1e-3)
+    codes = torch.randint(12, (60,))
+    y = torch.stack([codes % 4 - 2, codes // 4 - 1], 1).float()
+    equal = sum(int(a == b) for i, a in enumerate(codes) for j, b in enumerate(codes) if i != j)
+    assert collision(y, (4, 3)).exp().item() == pytest.approx(equal / (60 * 59), rel=1e-4)
+    assert collision(y.repeat_interleave(20, 0), (4, 3)).isfinite() and collision(y[:1], (4, 3)) == 0
+
+
+def test_spreading_puts_the_codes_to_use():
+    """From inputs that share a few codes, "spread" alone learns projections that use many, though few digits differ."""
+    quantizer, z = FSQ(8, (4,) * 4, bounds=1), 0.3 * torch.randn(1, 8, 400)
+    used = [len(quantizer(z).codes.unique())]
+    optim = torch.optim.Adam(quantizer.parameters(), 0.03)
+    for _ in range(100):
+        optim.zero_grad()
+        quantizer(z).losses["spread"].backward()
+        optim.step()
+    used.append(len(quantizer(z).codes.unique()))
+    assert used[1] > 2 * used[0] and used[1] > 0.7 * 256 * (1 - (1 - 1 / 256) ** 400), used
 
 
 def test_codes_follow_the_buffers():

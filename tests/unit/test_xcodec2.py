@@ -126,7 +126,7 @@ def test_the_teacher_is_never_trained():
     assert model.training and not any(part.training for part in model.semantic.modules())
     wave = 0.1 * torch.randn(2, 1, 3100)
     out = model(wave)
-    assert out.wave.shape == wave.shape and out.codes.shape == (2, 1, 10) and set(out.losses) == {"semantic"}
+    assert out.wave.shape == wave.shape and out.codes.shape == (2, 1, 10) and set(out.losses) == {"semantic", "spread"}
     (out.losses["semantic"] + out.wave.square().mean()).backward()
     for name, weight in model.named_parameters():
         if name.startswith("semantic."):

@@ -4,13 +4,15 @@ FSQ (Mentzer et al. 2023, 2309.15505): bound a few dimensions, round each. `FSQ`
 level has projections of its own into and out of its few dimensions, and sees what the levels before it left of z.
 """
 
-from math import prod
+from math import log, prod
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from senone.quantize import TIE, Quantized, full
+
+SOFT, PAIRED = 0.3, 512  # how far into other cells `collision` sees; rows it compares
 
 
 class ResidualFSQ(nn.Module):
@@ -95,10 +97,14 @@ class FSQ(nn.Module):
         self.enter, self.leave = nn.Linear(dim, len(steps)), nn.Linear(len(steps), dim)
 
     def forward(self, z: Float[Tensor, "batch dim frame"], levels: Tensor | int | None = None) -> Quantized:
-        """Straight-through rounding. There is one level: whatever `levels` says, it is in use."""
+        """Straight-through rounding. There is one level: whatever `levels` says, it is in use.
+
+        losses: "spread", see `collision`.
+        """
         with torch.autocast(z.device.type, enabled=False):
             y = self._bound(self.enter(full(z).transpose(1, 2)))
-            return Quantized(self._out(y + (self._rounded(y) - y).detach()), self._codes(y.detach()), {})
+            losses = {"spread": collision(y.flatten(0, 1), self.steps)}
+            return Quantized(self._out(y + (self._rounded(y) - y).detach()), self._codes(y.detach()), losses)
 
     def smooth(self, z: Float[Tensor, "batch dim frame"]) -> Float[Tensor, "batch dim frame"]:
         """`forward` without rounding, to begin a training with."""
@@ -136,3 +142,18 @@ class FSQ(nn.Module):
     def _place(self, like: Tensor) -> Int[Tensor, "digit"]:
         """What a digit counts."""
         return torch.tensor([prod(self.steps[:i]) for i in range(len(self.steps))], device=like.device)
+
+
+def collision(y: Float[Tensor, "row digit"], steps: tuple[int, ...]) -> Float[Tensor, ""]:
+    """Logarithm of the probability that two rows have the same code, a row being in cell k of a digit by the softmax of
+    -|y - k|^2 / SOFT: of each pair, the product over digits of what they share. Lowest, -log(prod(steps)), where all
+    codes are used alike, whatever the digits have to do with each other. Of so many rows PAIRED, evenly, are compared.
+    """
+    y = y[:: -(-len(y) // PAIRED)] if len(y) > PAIRED else y
+    same = y.new_zeros(len(y), len(y))
+    for digit, size in enumerate(steps):
+        centres = torch.arange(size, device=y.device) - size // 2
+        share = (-(y[:, digit, None] - centres).square() / SOFT).softmax(1)
+        same = same + (share @ share.T).clamp(min=1e-12).log()
+    pairs = ~torch.eye(len(y), dtype=torch.bool, device=y.device)
+    return same[pairs].logsumexp(0) - log(max(1, len(y) * (len(y) - 1))) if len(y) > 1 else y.sum() * 0
