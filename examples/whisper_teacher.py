@@ -2,6 +2,8 @@
 
     senone train speechtokenizer data=train.tsv recipe=mini \\
         teacher=examples/whisper_teacher.py:WhisperEncoder layer=3 model.teacher_width=384
+    senone train xcodec2 data=train.tsv recipe=mini teacher=ENCODER \\
+        perceptual=examples/whisper_teacher.py:WhisperEncoder 'perceptual_layers=[1, 2, 3]'
     python examples/whisper_teacher.py train.tsv units.labels     # its k-means units, for `senone train hubert labels=`
 
 The weights, whisper-tiny.en.pt, are read from the folder SENONE_METRICS (docs/metrics.md says where they are from). It
@@ -48,7 +50,12 @@ class WhisperEncoder(nn.Module):
 
     @torch.no_grad()
     def features(self, wave, lengths=None, layer=None):
-        """(batch samples), without the 30 s that Whisper fills up -> (batch frame width), the output of a block."""
+        """What a Teacher says: `forward`, without a gradient."""
+        return self(wave, layer)
+
+    def forward(self, wave, layer=None):
+        """(batch samples), without the 30 s that Whisper fills up -> (batch frame width), the output of a block; with
+        the gradient that the loss "perceptual" needs."""
         wave = F.pad(wave.float()[:, 160:], (0, 160))  # its frames stand where a hop begins, ours in the middle of one
         wave = wave[:, : wave.shape[1] // 320 * 320]
         with torch.autocast(wave.device.type, enabled=False):

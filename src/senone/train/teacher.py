@@ -109,13 +109,18 @@ def hidden(model: Any, wave: Float[Tensor, "batch samples"], layers: tuple[int, 
     stack, states = blocks(model, name), {}
     handles = [stack[0].register_forward_pre_hook(lambda _, given: states.__setitem__(0, given[0]))]
     for i, block in enumerate(stack[: max(layers)], 1):
-        handles.append(block.register_forward_hook(lambda _, given, out, i=i: states.__setitem__(i, out)))
+        handles.append(block.register_forward_hook(lambda _, given, out, i=i: states.__setitem__(i, _first(out))))
     try:
         model(wave, layer=max(1, *layers))
     finally:
         for handle in handles:
             handle.remove()
     return [states[layer] for layer in layers]
+
+
+def _first(out: Any) -> Tensor:
+    """The state, of a block that says more than that, as Whisper's does."""
+    return out[0] if isinstance(out, tuple) else out
 
 
 def resampled(wave: Float[Tensor, "batch samples"], samples: int) -> Float[Tensor, "batch samples"]:
