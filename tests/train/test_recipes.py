@@ -9,6 +9,7 @@ import torch
 import senone
 from senone import tree
 from senone.models.hubert import Hubert
+from senone.models.units import Units
 from senone.train import TrainError, loop, run
 
 RATE = 16000
@@ -35,7 +36,9 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     shape = {"channels": (8, 8), "kernels": (20, 32), "strides": (20, 16), "feat_norm": "layer", "ln_position": "pre"}
     more = {"width": 8, "layers": 3, "heads": 2, "hidden": 16, "pos_kernel": 8, "pos_groups": 2}
-    Hubert(Hubert.Config(**shape, **more)).save_pretrained(top / "teacher")
+    teacher = Hubert(Hubert.Config(**shape, **more)).eval()
+    teacher.save_pretrained(top / "teacher")
+    Units.of(teacher, torch.randn(5, 8), layer=1).save_pretrained(top / "units")
     return top
 
 
@@ -76,6 +79,16 @@ def test_a_mini_recipe_learns_from_its_teacher(system, folder, tmp_path):
     assert bool(inside) == (system == "xcodec2")  # X-codec2 hears through its teacher, SpeechTokenizer only learns
     if inside:
         kept = senone.load(folder / "teacher").state_dict()
+        for name, value in model.semantic.state_dict().items():
+            assert torch.equal(value, kept[name]), name
+
+
+def test_units_lend_a_codec_their_encoder_up_to_their_layer(folder, tmp_path):
+    words = settings("xcodec2", folder, "mini", f"teacher={folder / 'units'}", "steps=1")
+    for more, depth in (["layer=null"], 1), (["layer=2"], 2):
+        model = senone.load(run("xcodec2", [*words, *more], tmp_path / str(depth)))
+        kept = senone.load(folder / "teacher").state_dict()
+        assert len(model.semantic.encoder.layers) == depth
         for name, value in model.semantic.state_dict().items():
             assert torch.equal(value, kept[name]), name
 

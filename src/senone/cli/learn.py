@@ -37,7 +37,7 @@ def check(
         "senone train soundstream data=clips/ recipe=mini",
         "senone train spectral data=train.jsonl recipe=mini steps=1000 model.levels=4 --out runs/four",
         "senone train hubert data=train.tsv labels=mfcc.labels recipe=mini --out runs/hubert",
-        "senone train speechtokenizer teacher=runs/hubert/model layer=6 data=train.tsv recipe=mini --out runs/st",
+        "senone train speechtokenizer data=train.tsv recipe=mini --out runs/st",
         "senone train ctc encoder=runs/hubert/model data=train.tsv dev=train.tsv recipe=mini --out runs/ctc",
     )
 )

@@ -15,6 +15,7 @@ from senone.data.loader import Crops, Store
 from senone.data.manifest import read
 from senone.loss import adversarial, spectral
 from senone.loss.adversarial import Kind
+from senone.models.units import Units
 from senone.nn import discriminator as nets
 from senone.tokenizer import AudioTokenizer, Output
 from senone.train import parallel
@@ -107,14 +108,18 @@ def prepare(kind: Any, recipe: Any) -> tuple["CodecTask", Crops]:
 
 
 def _built(kind: Any, recipe: Any) -> AudioTokenizer:
-    """A model with random weights; where a codec is built around a teacher (XCodec2), those of the teacher in it."""
+    """A model with random weights; where a codec is built around a teacher (XCodec2), those of the teacher in it. Of
+    Units it is their encoder, up to the layer that they are of."""
     if not hasattr(kind, "around"):
         return kind(recipe.model) if hasattr(kind, "Config") else kind()
     if not recipe.teacher:
         raise TrainError(f"{kind.__name__} is built around an encoder of speech: say teacher=NAME")
     if recipe.layer == "avg":
         raise TrainError(f"{kind.__name__} hears one layer of its teacher: say layer=NUMBER")
-    return kind.around(hub.load(recipe.teacher), recipe.model, recipe.layer)
+    encoder, layer = hub.load(recipe.teacher), recipe.layer
+    if isinstance(encoder, Units):
+        encoder, layer = encoder.encoder, encoder.config.layer if layer is None else layer
+    return kind.around(encoder, recipe.model, layer)
 
 
 class Discriminators(nn.Module):
