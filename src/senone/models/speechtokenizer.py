@@ -278,7 +278,7 @@ def piecewise(
     rate, fetching new memory takes longer than computing. `before` steps of x become `after` of the result, which
     hangs on HALO times as many at most on either side.
     """
-    frames, size = -(-x.shape[2] // before), PIECE // (before * after * len(x)) + 1
+    frames, size = -(-x.shape[2] // before), PIECE // (before * after * max(1, len(x))) + 1
     if torch.is_grad_enabled() or frames <= size + HALO:
         return run(x)
     pieces = []
