@@ -149,11 +149,13 @@ def collision(y: Float[Tensor, "row digit"], steps: tuple[int, ...]) -> Float[Te
     -|y - k|^2 / SOFT: of each pair, the product over digits of what they share. Lowest, -log(prod(steps)), where all
     codes are used alike, whatever the digits have to do with each other. Of so many rows PAIRED, evenly, are compared.
     """
-    y = y[:: -(-len(y) // PAIRED)] if len(y) > PAIRED else y
+    if len(y) < 2:
+        return y.sum() * 0
+    y = y[:: -(-len(y) // PAIRED)]
     same = y.new_zeros(len(y), len(y))
     for digit, size in enumerate(steps):
         centres = torch.arange(size, device=y.device) - size // 2
         share = (-(y[:, digit, None] - centres).square() / SOFT).softmax(1)
         same = same + (share @ share.T).clamp(min=1e-12).log()
     pairs = ~torch.eye(len(y), dtype=torch.bool, device=y.device)
-    return same[pairs].logsumexp(0) - log(max(1, len(y) * (len(y) - 1))) if len(y) > 1 else y.sum() * 0
+    return same[pairs].logsumexp(0) - log(len(y) * (len(y) - 1))
