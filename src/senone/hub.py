@@ -174,7 +174,7 @@ class Pretrained:
         if kind != cls.model_type:
             raise HubError(f"{folder}/config.json holds a '{kind}', not a '{cls.model_type}'")
         try:
-            model = cls(configs.from_dict(cls.Config, settings))  # type: ignore[call-arg]
+            model = _unfilled(cls, configs.from_dict(cls.Config, settings))
         except SenoneError as error:
             raise HubError(f"{folder}/config.json: {error}") from None
         except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:  # of torch, for sizes that cannot be
@@ -186,7 +186,9 @@ class Pretrained:
             raise HubError(f"{folder} has no model.safetensors") from None
         except (SafetensorError, OSError) as error:
             raise HubError(f"{folder}/model.safetensors cannot be read: {error}") from None
-        load_weights(model, weights, folder)
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        check_weights(model, weights, folder)
+        model.load_state_dict(weights, assign=True)
         return model.eval()
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
@@ -198,6 +200,18 @@ class Pretrained:
             api = HfApi()
             api.create_repo(repository, exist_ok=True, **options)
             return str(api.upload_folder(repo_id=repository, folder_path=scratch))
+
+
+def _unfilled(kind: Any, config: Any) -> nn.Module:
+    """A model whose weights come from a file next: no memory nor dice for them where `kind` is senone's own and holds
+    no other tensors, so that a large model is not there twice."""
+    if kind.model_type in MODELS:
+        with torch.device("meta"):
+            model = kind(config)
+        if dict(model.named_buffers()).keys() <= model.state_dict().keys():
+            return model
+    with torch.random.fork_rng(devices=[]):
+        return kind(config)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:

@@ -20,7 +20,7 @@ LAWS = ["length", "batch", "chunks", "levels", "time", "sessions", "storage", "e
 
 @dataclass(frozen=True)
 class Config:
-    vq: bool = False
+    beam: int = 0  # of a residual VQ; 0: FSQ
 
 
 class Toy(AudioTokenizer):
@@ -34,7 +34,9 @@ class Toy(AudioTokenizer):
         self.config, self.sample_rate, self.hop = config, RATE, HOP
         torch.manual_seed(0)
         self.inside, self.outside = nn.Linear(2 * HOP, DIM), nn.Linear(2 * DIM, HOP)
-        self.quantizer = ResidualVQ(DIM, 8, LEVELS) if config.vq else ResidualFSQ(DIM, (4, 4), LEVELS)
+        self.quantizer = ResidualFSQ(DIM, (4, 4), LEVELS)
+        if config.beam:
+            self.quantizer = ResidualVQ(DIM, 8, LEVELS, beam=config.beam)
         self.context = Context(HOP / RATE)
 
     def analyse(self, wave, state=None):
@@ -119,7 +121,11 @@ class Sign:
         return (z > 1e-11).long()
 
 
-@pytest.mark.parametrize("kind", [Toy, Late, Centred, Global, Semantic, lambda: Toy(Config(vq=True))])
+def residual(beam=1):
+    return Toy(Config(beam=beam))
+
+
+@pytest.mark.parametrize("kind", [Toy, Late, Centred, Global, Semantic, residual, lambda: residual(beam=4)])
 def test_the_laws_hold(kind):
     results = list(laws(kind()))
     assert [law.name for law in results] == LAWS

@@ -68,6 +68,19 @@ def test_a_codec_learns_and_loads(folder, words, tmp_path):
     assert model.decode(codes)[0].wave.shape == audio.wave.shape
 
 
+def test_frozen_parts_stay_as_they_are(words, tmp_path):
+    begun = run("soundstream", [*words, "steps=2"], tmp_path / "begun")
+    more = [f"init={begun}", "freeze=[encoder, embed, quantizer]", "steps=3", "continuous=0", "ema=0"]
+    before, after = (
+        senone.load(model).state_dict() for model in (begun, run("soundstream", [*words, *more], tmp_path))
+    )
+    same = {name.split(".")[0] for name in before if torch.equal(before[name], after[name])}
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert {"encoder", "embed", "quantizer"} <= same - moved and "decoder" in moved
+    with pytest.raises(TrainError, match="freeze: unknown part of SoundStream 'encodr'; did you mean 'encoder'"):
+        task_of(words, "freeze=[encodr]")
+
+
 def test_kill_and_resume_equal_a_run_without(words, tmp_path):
     more = [*words, "steps=40", "save_minutes=0"]
     run("soundstream", [*words, "steps=40"], tmp_path / "whole")

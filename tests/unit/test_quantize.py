@@ -77,6 +77,44 @@ def test_few_or_equal_vectors_make_a_finite_codebook(rows):
     assert torch.isfinite(out.z).all() and all(torch.isfinite(book.codes).all() for book in quantizer)
 
 
+def test_a_beam_finds_the_best_sum_of_codes():
+    torch.manual_seed(0)
+    quantizer, z = ResidualVQ(8, 6, 3), torch.randn(2, 8, 50)
+    greedy = quantizer.encode(z)
+    quantizer.beam = 4
+    some = quantizer.encode(z)
+    quantizer.beam = 36
+    every = quantizer.encode(z)
+    first = greedy[:, :1]
+    ways = torch.cartesian_prod(torch.arange(6), torch.arange(6))  # by brute force: each choice after the first level
+    tries = torch.stack([torch.cat([first, way[None, :, None].expand(2, 2, 50)], 1) for way in ways])
+    errors = torch.stack([(quantizer.decode(codes) - z).square().sum(1) for codes in tries])
+    best = tries.gather(0, errors.argmin(0)[None, :, None].expand(1, 2, 3, 50))[0]
+    assert torch.equal(every, best) and not torch.equal(greedy, best)
+    assert torch.equal(quantizer.encode(z, 2), best[:, :2])
+    assert torch.equal(quantizer.eval()(z).codes, best)
+    torch.testing.assert_close(quantizer(z).z, quantizer.decode(best))
+
+    def error(codes):
+        return float((quantizer.decode(codes) - z).square().mean())
+
+    assert error(every) <= error(some) < error(greedy)
+
+
+def test_a_beam_takes_the_first_of_equals_whatever_the_batch():
+    torch.manual_seed(0)
+    quantizer = ResidualVQ(8, 16, 3).double()
+    quantizer.beam = 4
+    for book in quantizer:  # each vector twice
+        book.embedding_sum[8:] = book.embedding_sum[:8]
+    z = torch.randn(6, 8, 30, dtype=torch.float64)
+    z[:, :, 20:] = 0
+    codes = quantizer.encode(z)
+    assert codes.max() < 8
+    for i in range(6):
+        assert torch.equal(quantizer.encode(z[i : i + 1, :, 3:]), codes[i : i + 1, :, 3:])
+
+
 def test_every_level_sends_its_commitment_to_the_encoder():
     quantizer, z = trained(), vectors(batch=1).requires_grad_()
     total = torch.zeros_like(z)

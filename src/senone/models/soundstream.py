@@ -23,6 +23,7 @@ class Config:
     """Filters at the sample rate (doubled by each stride), embedding size, codebooks.
 
     The paper does not give the embedding size. 128 makes 9.8 M parameters of its net, where its Table I says 8.4.
+    beam: choices of codes that encoding keeps in mind, 1 in the paper (see `ResidualVQ`).
     """
 
     sample_rate: int = 24000
@@ -32,6 +33,7 @@ class Config:
     dim: int = 128
     levels: int = 24
     size: int = 1024
+    beam: int = 1
     exact: bool = True
 
 
@@ -65,7 +67,7 @@ class SoundStream(AudioTokenizer):
         width = config.encoder_filters * 2 ** len(config.strides)
         self.film = FiLM(width)
         self.embed = CausalConv1d(width, config.dim, 3)
-        self.quantizer = ResidualVQ(config.dim, config.size, config.levels)
+        self.quantizer = ResidualVQ(config.dim, config.size, config.levels, beam=config.beam)
         self.decoder = decoder(config.decoder_filters, config.strides, config.dim)
         start_linear(self.encoder, self.embed, self.decoder, config.strides)
 

@@ -42,7 +42,8 @@ class Config:
     teacher_width: of the features that level 1 learns to be, or the number of units it learns to tell; 0: no teacher.
     distill: what "alike" is, for features (see `loss.distill`). block, context: seconds analysed at once, and before
     and after that. A recording up to block + context long is one window, and so as in the official code; a longer one
-    is cut, since its LSTM would see all of it.
+    is cut, since its LSTM would see all of it. beam: choices of codes that encoding keeps in mind, 1 in the paper (see
+    `ResidualVQ`).
     """
 
     sample_rate: int = 16000
@@ -52,6 +53,7 @@ class Config:
     activation: Activation = "elu"
     levels: int = 8
     size: int = 1024
+    beam: int = 1
     teacher_width: int = 768
     distill: Literal["d_axis", "t_axis"] = "d_axis"
     block: float = 30.0
@@ -213,13 +215,13 @@ class SpeechTokenizer(AudioTokenizer):
     def __init__(self, config: Config = Config()) -> None:
         """Raises ConfigError for sizes that cannot be."""
         super().__init__()
-        configs.at_least(config, 1, "sample_rate", "filters", "strides", "dim", "levels", "size")
+        configs.at_least(config, 1, "sample_rate", "filters", "strides", "dim", "levels", "size", "beam")
         configs.at_least(config, 0, "teacher_width", "block", "context")
         self.config = config
         self.sample_rate, self.hop, self.exact = config.sample_rate, prod(config.strides), config.exact
         self.block, self.context = config.block, Context(config.context, config.context)
         self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.quantizer = ResidualVQ(config.dim, config.size, config.levels)
+        self.quantizer = ResidualVQ(config.dim, config.size, config.levels, beam=config.beam)
         self.transform = nn.Linear(config.dim, config.teacher_width) if config.teacher_width else None
         start_linear(self.encoder, self.decoder, config.strides)
 

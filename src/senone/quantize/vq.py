@@ -37,22 +37,24 @@ class Codebook(nn.Module):
 
     def nearest(self, x: Float[Tensor, "row dim"]) -> Int[Tensor, "row"]:
         """Index of the nearest code; the first of equals (see `quantize.TIE`)."""
-        _, square, tie, turned = self._tables()
-        # |x - c|^2 without |x|^2: one matrix product instead of a (row, size, dim) tensor
-        distance = torch.addmm(square, x, turned, alpha=-2)
-        if x.dtype != torch.float64:  # single precision does not resolve TIE
-            return distance.argmin(1)
-        return (distance <= distance.amin(1, keepdim=True) + tie).to(torch.uint8).argmax(1)  # the first that is true
+        return self.distances(x).argmin(1)
 
-    def _tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Codes, their squared lengths, what counts as equal, codes (dim size): once for every state of the buffers."""
+    def distances(self, x: Float[Tensor, "row dim"]) -> Float[Tensor, "row size"]:
+        """|x - code|^2 - |x|^2: one matrix product instead of a (row, size, dim) tensor."""
+        _, square, turned = self._tables()
+        return torch.addmm(square, x, turned, alpha=-2)
+
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, their squared lengths, codes (dim size): once for every state of the buffers."""
         total, usage = self.embedding_sum, self.cluster_usage
         key = (id(total), total._version, id(usage), usage._version)
         if self._table[0] != key:
             codes = total / usage.clamp(min=1e-5)[:, None]
             square = codes.square().sum(1)
+            if square.dtype == torch.float64:  # single precision does not resolve TIE
+                square = square + TIE * square.max() * torch.arange(len(square), device=square.device)
             # the codes turned in memory: one row against them, in double precision, takes an eighth of the time
-            self._table = key, codes, square, TIE * square.max(), codes.T.contiguous()
+            self._table = key, codes, square, codes.T.contiguous()
         return self._table[1:]
 
     def forward(self, index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
@@ -107,11 +109,15 @@ class Codebook(nn.Module):
 
 
 class ResidualVQ(nn.Module):
-    """`levels` codebooks in a row, each on what the ones before left: (batch dim frame) <-> (batch level frame)."""
+    """`levels` codebooks in a row, each on what the ones before left: (batch dim frame) <-> (batch level frame).
 
-    def __init__(self, dim: int, size: int = 1024, levels: int = 8, decay: float = 0.99) -> None:
+    beam: how many choices of codes `encode` goes on with from level to level; 1 is the paper's, the nearest code each
+    time. More find codes whose sum is nearer to z (not in the paper). Codebooks learn from the nearest always.
+    """
+
+    def __init__(self, dim: int, size: int = 1024, levels: int = 8, decay: float = 0.99, beam: int = 1) -> None:
         super().__init__()
-        self.sizes = (size,) * levels
+        self.sizes, self.beam = (size,) * levels, beam
         self.books = nn.ModuleList(Codebook(size, dim, decay) for _ in range(levels))
 
     def __iter__(self) -> Iterator[Codebook]:
@@ -132,15 +138,18 @@ class ResidualVQ(nn.Module):
             # asked once a step, not once a level: on a GPU each question waits for all work before it
             fresh = self.training and not bool(torch.stack([book.moves for book in self]).all())
             used = use.tolist() if self.training else []
+            given = self.encode(z) if self.beam > 1 and not self.training else None
             for i, book in enumerate(self):
                 active = (use > i).float()[:, None, None]
                 some = _first(use <= i, sum(n > i for n in used))
                 rows = residual.detach()[some].flatten(0, 1)
                 if fresh and not int(book.moves) and len(_gather(rows)):
                     book.initialise(rows)
-                index = book.nearest(residual.detach().flatten(0, 1))
-                part = book(index).view_as(residual)
-                codes.append(index.view(residual.shape[:2]))
+                if given is None:
+                    codes.append(book.nearest(residual.detach().flatten(0, 1)).view(residual.shape[:2]))
+                else:
+                    codes.append(given[:, i])
+                part = book(codes[-1])
                 # the residual may carry the gradient of z, never that of a code
                 commit = commit + (residual - part.detach()).square().mean((1, 2)) * active[:, 0, 0]
                 if self.training:
@@ -153,13 +162,32 @@ class ResidualVQ(nn.Module):
     def encode(
         self, z: Float[Tensor, "batch dim frame"], levels: int | None = None
     ) -> Int[Tensor, "batch level frame"]:
+        """The first codes of all levels, where a beam looks ahead: the first level takes its nearest code always."""
         with torch.autocast(z.device.type, enabled=False):
             residual, codes = full(z).transpose(1, 2), []
+            if self.beam > 1:
+                return self._search(residual.flatten(0, 1)).view(*residual.shape[:2], -1).transpose(1, 2)[:, :levels]
             for book in islice(self, levels):
                 index = book.nearest(residual.flatten(0, 1)).view(residual.shape[:2])
                 codes.append(index)
                 residual = residual - book(index)
         return torch.stack(codes, 1)
+
+    def _search(self, x: Float[Tensor, "row dim"]) -> Int[Tensor, "row level"]:
+        """Beam search for the codes whose sum is nearest to x."""
+        residual, cost, steps = x, x.square().sum(1)[:, None], []  # (row x way, dim), (row way)
+        ways = torch.arange(len(x), device=x.device)[:, None]  # where those of a row begin
+        for i, book in enumerate(self):
+            costs = (book.distances(residual).view(*cost.shape, -1) + cost[:, :, None]).flatten(1)
+            cost, best = costs.topk(min(self.beam, costs.shape[1]) if i else 1, largest=False)
+            way, code = best // self.sizes[i], best % self.sizes[i]
+            residual = residual[(ways * steps[-1][0].shape[1] + way if i else ways).flatten()] - book(code.flatten())
+            steps.append((way, code))
+        codes, at = [], way[:, :1] * 0  # back from the best of the last level
+        for way, code in reversed(steps):
+            codes.append(code.gather(1, at))
+            at = way.gather(1, at)
+        return torch.cat(codes[::-1], 1)
 
     def decode(self, codes: Int[Tensor, "batch level frame"]) -> Float[Tensor, "batch dim frame"]:
         parts = [book(codes[:, i]) for i, book in enumerate(islice(self, codes.shape[1]))]

@@ -63,6 +63,7 @@ class CodecRecipe(Recipe):
     low ones more often than in SoundStream's uniform draw. mel_windows: see `loss.spectral.multiscale_mel`.
     continuous: steps without quantizer at the start, so that k-means meets vectors that mean something.
     adversarial: see `loss.adversarial`. teacher, layer: see `train.teacher.Teacher`, of a codec that learns from one.
+    freeze: parts of the model that stay as they are, such as [encoder, quantizer].
     perceptual: an encoder by whose `perceptual_layers` the loss "perceptual" compares sounds from `perceptual_from` on.
     """
 
@@ -75,6 +76,7 @@ class CodecRecipe(Recipe):
     adversarial_from: int = 0
     teacher: str = ""
     layer: Layer = None
+    freeze: tuple[str, ...] = ()
     perceptual: str = ""
     perceptual_layers: tuple[int, ...] = ()
     perceptual_from: int = 0
@@ -148,6 +150,11 @@ class CodecTask:
         if recipe.discriminators:
             self.players["discriminator"] = Discriminators(recipe.discriminators)
         self._count: Tensor | None = None
+        parts = dict(model.named_children())
+        for name in recipe.freeze:
+            if name not in parts:
+                raise TrainError("freeze: " + hub.unknown(f"part of {type(model).__name__}", name, list(parts)))
+        self.frozen = [parts[name].requires_grad_(False) for name in recipe.freeze]
         self.teacher = self._teacher()
         self.perceptual = None
         if recipe.perceptual:
@@ -222,6 +229,8 @@ class CodecTask:
         return sounds
 
     def _forward(self, batch: Batch) -> Output:
+        for part in self.frozen:
+            part.eval()  # codebooks learn without gradients
         count = len(self.model.quantizer.sizes)
         some = 1 + (batch["chance"][:, 1] ** self.recipe.tilt * count).long().clamp(max=count - 1)
         batch["levels"] = levels = torch.where(batch["chance"][:, 0] < self.recipe.dropout, some, count)
