@@ -17,6 +17,7 @@ MODEL is a name or a directory, or `random`: a SoundStream of the mini size that
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import statistics
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--hour", action="store_true", help="also an hour of sound")
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     options = parser.parse_args()
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as on the command line
     torch.manual_seed(0)
     lengths = [10.0, 60.0, 600.0] + [3600.0] * options.hour
     # first, because a new process starts with the peak of the one that started it

@@ -110,6 +110,22 @@ def test_a_bundled_model_loads_by_name(tmp_path, monkeypatch):
         load("tiny-mono")
 
 
+def test_loading_throws_no_dice_and_keeps_what_no_file_holds(tmp_path):
+    """A model is built without memory where its file has all; the buffers of Spectral's quantizer are in no file."""
+    from senone.models.spectral import Config as SpectralConfig
+    from senone.models.spectral import Spectral
+
+    tiny = SpectralConfig(hop=8, encoder_dim=8, encoder_blocks=1, decoder_dim=8, decoder_blocks=1)
+    for model in (SoundStream(SMALL), Spectral(tiny), user_class(MYCODEC)()):
+        model.save_pretrained(tmp_path)
+        state = torch.get_rng_state()
+        again = type(model).from_pretrained(tmp_path)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert again.spec == model.eval().spec
+        for (name, value), (_, before) in zip(again.named_buffers(), model.named_buffers(), strict=True):
+            assert torch.equal(value, before), name
+
+
 @pytest.mark.parametrize("name", [name for name in names() if name not in hub.PRESETS])
 def test_every_bundled_model_is_small_documented_and_loads(name):
     folder = hub.BUNDLED / name

@@ -5,7 +5,9 @@ import torch
 
 from senone.audio import Audio
 from senone.codes import CodesError
+from senone.config import ConfigError
 from senone.loss import adversarial
+from senone.models import spectral
 from senone.models.soundstream import Config, SoundStream, paper_24k
 from senone.nn.discriminator import Judgement
 from senone.testing import laws
@@ -102,6 +104,21 @@ def test_flags_follow_the_blocks_of_a_long_recording_and_the_calls_of_a_stream()
 def test_an_unknown_condition_is_refused():
     with pytest.raises(CodesError, match="no condition 'dereverb', only denoise"):
         small().encode(Audio(speech(400), 16000), dereverb=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (SoundStream, {"dim": 0}),
+        (SoundStream, {"strides": ()}),
+        (SoundStream, {"beam": 0}),
+        (spectral.Spectral, {"steps": (8, 0)}),
+        (spectral.Spectral, {"ahead": -1}),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(kind, sizes):
+    with pytest.raises(ConfigError, match=f"{[*sizes][0]}: .* or more"):
+        kind(kind.Config(**sizes))
 
 
 def test_the_paper_net_has_its_rates_and_its_size():

@@ -15,7 +15,7 @@ from senone.errors import SenoneError
 __all__ = ["main"]
 
 # Large weights in large pages, where Linux has them: a frame that reads all weights takes a tenth less (docs/log.md).
-# torch looks once, when it is imported, which the verbs do.
+# torch looks when it needs memory first, so a program of one's own may set it after its imports.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 

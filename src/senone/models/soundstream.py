@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from senone import config as configs
 from senone.nn.seanet import decoder, encoder, reach, start_linear
 from senone.nn.stream import CausalConv1d, State
 from senone.quantize.vq import ResidualVQ
@@ -59,7 +60,10 @@ class SoundStream(AudioTokenizer):
     model_type = "senone_soundstream"
 
     def __init__(self, config: Config = Config()) -> None:
+        """Raises ConfigError for sizes that cannot be."""
         super().__init__()
+        configs.at_least(config, 1, "sample_rate", "encoder_filters", "decoder_filters", "strides", "dim")
+        configs.at_least(config, 1, "levels", "size", "beam")
         self.config = config
         self.sample_rate, self.hop, self.exact = config.sample_rate, prod(config.strides), config.exact
         self.context = Context(reach(config.strides) / config.sample_rate)

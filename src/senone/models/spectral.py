@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from senone import config as configs
 from senone.features import frames, overlap_add, sine_window
 from senone.nn.stream import Chain, State
 from senone.nn.vocos import ConvNeXt, SpectrumHead
@@ -45,7 +46,10 @@ class Spectral(AudioTokenizer):
     model_type = "senone_spectral"
 
     def __init__(self, config: Config = Config()) -> None:
+        """Raises ConfigError for sizes that cannot be."""
         super().__init__()
+        configs.at_least(config, 1, "sample_rate", "hop", "steps", "levels", "encoder_dim", "decoder_dim")
+        configs.at_least(config, 0, "encoder_blocks", "decoder_blocks", "ahead")
         self.config = config
         self.sample_rate, self.hop, self.n_fft = config.sample_rate, config.hop, 2 * config.hop
         self.delay = (1 + config.ahead) * config.hop
