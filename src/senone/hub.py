@@ -174,7 +174,7 @@ class Pretrained:
         if kind != cls.model_type:
             raise HubError(f"{folder}/config.json holds a '{kind}', not a '{cls.model_type}'")
         try:
-            model = _unfilled(cls, configs.from_dict(cls.Config, settings))
+            model: Self = _unfilled(cls, configs.from_dict(cls.Config, settings))
         except SenoneError as error:
             raise HubError(f"{folder}/config.json: {error}") from None
         except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:  # of torch, for sizes that cannot be
@@ -202,7 +202,7 @@ class Pretrained:
             return str(api.upload_folder(repo_id=repository, folder_path=scratch))
 
 
-def _unfilled(kind: Any, config: Any) -> nn.Module:
+def _unfilled(kind: Any, config: Any) -> Any:
     """A model whose weights come from a file next: no memory nor dice for them where `kind` is senone's own and holds
     no other tensors, so that a large model is not there twice."""
     if kind.model_type in MODELS:

@@ -92,6 +92,7 @@ def test_a_beam_finds_the_best_sum_of_codes():
     best = tries.gather(0, errors.argmin(0)[None, :, None].expand(1, 2, 3, 50))[0]
     assert torch.equal(every, best) and not torch.equal(greedy, best)
     assert torch.equal(quantizer.encode(z, 2), best[:, :2])
+    assert quantizer.encode(z[:, :, :0]).shape == (2, 3, 0)
     assert torch.equal(quantizer.eval()(z).codes, best)
     torch.testing.assert_close(quantizer(z).z, quantizer.decode(best))
 

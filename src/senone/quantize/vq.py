@@ -165,7 +165,7 @@ class ResidualVQ(nn.Module):
         """The first codes of all levels, where a beam looks ahead: the first level takes its nearest code always."""
         with torch.autocast(z.device.type, enabled=False):
             residual, codes = full(z).transpose(1, 2), []
-            if self.beam > 1:
+            if self.beam > 1 and z.numel():
                 return self._search(residual.flatten(0, 1)).view(*residual.shape[:2], -1).transpose(1, 2)[:, :levels]
             for book in islice(self, levels):
                 index = book.nearest(residual.flatten(0, 1)).view(residual.shape[:2])
@@ -175,15 +175,16 @@ class ResidualVQ(nn.Module):
 
     def _search(self, x: Float[Tensor, "row dim"]) -> Int[Tensor, "row level"]:
         """Beam search for the codes whose sum is nearest to x."""
-        residual, cost, steps = x, x.square().sum(1)[:, None], []  # (row x way, dim), (row way)
-        ways = torch.arange(len(x), device=x.device)[:, None]  # where those of a row begin
+        residual, cost, steps = x, x.square().sum(1, keepdim=True), []  # (row x way, dim), (row x way, 1)
         for i, book in enumerate(self):
-            costs = (book.distances(residual).view(*cost.shape, -1) + cost[:, :, None]).flatten(1)
+            costs = (book.distances(residual) + cost).view(len(x), -1)
             cost, best = costs.topk(min(self.beam, costs.shape[1]) if i else 1, largest=False)
             way, code = best // self.sizes[i], best % self.sizes[i]
-            residual = residual[(ways * steps[-1][0].shape[1] + way if i else ways).flatten()] - book(code.flatten())
+            first = torch.arange(0, len(residual), len(residual) // len(x), device=x.device)  # way of each row
+            residual = residual.index_select(0, (first[:, None] + way).view(-1)) - book(code.view(-1))
+            cost = cost.view(-1, 1)
             steps.append((way, code))
-        codes, at = [], way[:, :1] * 0  # back from the best of the last level
+        codes, at = [], torch.zeros_like(way[:, :1])  # back from the best of the last level
         for way, code in reversed(steps):
             codes.append(code.gather(1, at))
             at = way.gather(1, at)
