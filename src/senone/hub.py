@@ -186,9 +186,9 @@ class Pretrained:
             raise HubError(f"{folder} has no model.safetensors") from None
         except (SafetensorError, OSError) as error:
             raise HubError(f"{folder}/model.safetensors cannot be read: {error}") from None
-        weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
         check_weights(model, weights, folder)
-        model.load_state_dict(weights, assign=True)
+        own = model.state_dict()
+        model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, assign=True)
         return model.eval()
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
