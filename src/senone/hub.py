@@ -61,6 +61,7 @@ MODELS = Registry(
     {
         "senone_bigram": "senone.models.bigram:Bigram",
         "senone_ctc": "senone.models.ctc:Recogniser",
+        "senone_discriminant": "senone.models.units:Discriminant",
         "senone_hubert": "senone.models.hubert:Hubert",
         "senone_mfcc": "senone.models.units:MFCC",
         "senone_soundstream": "senone.models.soundstream:SoundStream",
@@ -267,6 +268,11 @@ def part(table: dict[str, Any], key: str) -> Any:
     kind = MODELS.get(str(table.get("model_type")))
     settings = {name: value for name, value in table.items() if name != "model_type"}
     return kind(configs.from_dict(kind.Config, settings, f"{key}."))
+
+
+def width_of(encoder: Any) -> int:
+    """How wide the features of an encoder are: it says so itself, or its config does."""
+    return getattr(encoder, "width", None) or encoder.config.width
 
 
 def names() -> list[str]:

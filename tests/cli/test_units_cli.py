@@ -38,6 +38,8 @@ def test_kmeans_makes_a_tokenizer(senone, model, clips, tmp_path):
     again = ("kmeans", clips, "-e", "mfcc", "--clusters", 12, "--hours", 1, "-o", tmp_path / "again")
     assert senone(*again).code == 0 and hub.load(tmp_path / "again").spec == units.spec
     assert senone(*again, "--seed", 1).code == 0 and hub.load(tmp_path / "again").spec != units.spec
+    assert senone(*again, "--rounds", 1).code == 0 and hub.load(tmp_path / "again").spec.sizes == (12,)
+    assert hub.load(tmp_path / "again").config.encoder["model_type"] == "senone_discriminant"
     code, out, _ = senone("info", model)
     facts = dict(line.split(maxsplit=1) for line in out.decode().splitlines())
     assert code == 0 and facts["latency"].startswith("35010 ms") and facts["latency"].endswith("; no decoder")

@@ -10,15 +10,16 @@ import pytest
 import soundfile
 import torch
 
-from senone import features, hub
+from senone import features, hub, load
 from senone.audio import Audio
+from senone.config import ConfigError
 from senone.data import fairseq
 from senone.data.labels import Labels, LabelsError, Provenance, Writer, key
-from senone.data.manifest import Cut
+from senone.data.manifest import Cut, DataError
 from senone.data.units import label, learn, vectors
 from senone.models.hubert import Config as HubertConfig
 from senone.models.hubert import Hubert
-from senone.models.units import MFCC, Config, Units, UnitsError
+from senone.models.units import MFCC, Config, Discriminant, DiscriminantConfig, Units, UnitsError
 from senone.quantize.kmeans import fit
 from senone.testing import laws
 
@@ -310,3 +311,61 @@ def test_the_default_config_is_a_tokenizer():
     model = Units(Config())
     assert model.encode(sound(0.5)).data.shape == (1, 1, 50)
     assert model.spec.frame_rate == 100 and model.latency == pytest.approx(35.01)
+
+
+def test_features_are_frames_in_a_row_standardised_and_projected():
+    directions = torch.randn(5 * 39, 7)
+    encoder = Discriminant.of(MFCC(), directions=directions, around=2)
+    wave = sound(1.0).wave
+    x = MFCC().features(wave)[0]
+    x = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+    rows = [torch.stack([x[min(max(t + k, 0), len(x) - 1)] for k in range(-2, 3)], 1).flatten() for t in range(len(x))]
+    torch.testing.assert_close(encoder.features(wave)[0], torch.stack(rows) @ directions, rtol=1e-4, atol=1e-3)
+    whole = Discriminant.of(MFCC(), around=2).features(wave)
+    torch.testing.assert_close(whole @ directions, encoder.features(wave))
+
+
+def test_a_short_row_of_a_batch_has_the_features_it_has_alone():
+    encoder = Discriminant.of(MFCC(), directions=torch.randn(7 * 39, 5))
+    wave = torch.cat([sound(1.0).wave, sound(1.0, 1).wave])
+    both = encoder.features(wave, torch.tensor([16000, 7000]))
+    assert torch.equal(both[:1], encoder.features(wave[:1]))
+    alone = encoder.features(wave[1:, :7000])
+    assert torch.equal(both[1:, : alone.shape[1]], alone) and not both[1, alone.shape[1] :].any()
+
+
+def test_units_of_a_discriminant_keep_the_laws_and_come_back(tmp_path):
+    torch.manual_seed(0)
+    for encoder, layer in ((MFCC(), None), (Hubert(TINY).eval(), 1)):
+        stack = 7 * (39 if layer is None else 16)
+        model = units(Discriminant.of(encoder, layer, torch.randn(stack, 6)))
+        assert [law for law in laws(model, examples=4) if not law.ok] == []
+        model.save_pretrained(tmp_path / "units")
+        again = load(tmp_path / "units")
+        assert again.config == model.config and again.spec.fingerprint == model.spec.fingerprint
+        assert torch.equal(again.encode(sound(1.0)).data, model.encode(sound(1.0)).data)
+
+
+def test_rounds_find_what_tells_clusters_apart(cuts):
+    told = []
+    made, fitted = learn(cuts, MFCC(), 8, rounds=2, heard=lambda cut, why: told.append((cut.id, why)))
+    assert isinstance(made.encoder, Discriminant) and made.encoder.directions.shape == (273, 40)
+    assert len(told) == 3 * 5 and {why for _, why in told} == {None}
+    z = made.analyse(sound(1.3).wave[None])[0][0].T
+    assert float((z - made.quantizer.decode(made.quantizer.encode(z.T[None]))[0].T).square().sum(1).mean()) < float(
+        z.var(0).sum()
+    )
+    again, _ = learn(cuts, MFCC(), 8, rounds=2)
+    assert again.spec.fingerprint == made.spec.fingerprint
+    assert fitted.frames == sum(round(100 * cut.seconds) for cut in cuts)
+
+
+def test_what_cannot_be_is_refused(cuts):
+    with pytest.raises(UnitsError, match="no layer 2"):
+        Discriminant.of(MFCC()).features(torch.zeros(1, 16000), layer=2)
+    with pytest.raises(ConfigError, match="around"):
+        Discriminant(DiscriminantConfig(around=-1))
+    with pytest.raises(ConfigError, match="width"):
+        Discriminant(DiscriminantConfig(width=0))
+    with pytest.raises(DataError, match="rounds must be at least 0"):
+        learn(cuts, MFCC(), 8, rounds=-1)

@@ -72,6 +72,7 @@ def manifest(
 @app.command(
     epilog=examples(
         "senone kmeans train.tsv --encoder mfcc --clusters 100 -o mfcc-100",
+        "senone kmeans train.tsv --encoder mfcc --clusters 100 --rounds 3 -o mfcc-100-3",
         "senone kmeans train.tsv --encoder runs/hubert/model --layer 6 --clusters 500 --hours 10 -o hubert-500",
     )
 )
@@ -81,10 +82,17 @@ def kmeans(
     out: Annotated[Path, typer.Option("--out", "-o", help="The directory of the new tokenizer.")],
     layer: Annotated[int | None, typer.Option(help="Of the encoder; without it the last.", metavar="L")] = None,
     clusters: Annotated[int, typer.Option(help="How many units.", metavar="K")] = 100,
+    rounds: Annotated[
+        int, typer.Option(help="Find, so many times, in which directions clusters differ, and cluster there.", min=0)
+    ] = 0,
     hours: Annotated[float | None, typer.Option(help="Learn from so much of it, at random.", metavar="H")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other clusters.", metavar="S")] = 0,
 ) -> None:
-    """Learn units: cluster what an encoder says of speech, into a tokenizer."""
+    """Learn units: cluster what an encoder says of speech, into a tokenizer.
+
+    `--rounds 3` makes much of MFCC: what they say is put together from a few frames, standardised, and projected to
+    where the clusters of the round before differ (linear discriminant analysis; no labels).
+    """
     from senone import hub
     from senone.data.manifest import read
     from senone.data.units import learn
@@ -92,8 +100,9 @@ def kmeans(
 
     cuts = read(data)
     model = MFCC() if encoder == "mfcc" else hub.load(encoder)
-    with _hearing("kmeans", min(sum(cut.seconds for cut in cuts), 3600 * (hours or float("inf")))) as heard:
-        units, fitted = learn(cuts, model, clusters, layer, hours=hours, seed=seed, heard=heard)
+    seconds = min(sum(cut.seconds for cut in cuts), 3600 * (hours or float("inf")))
+    with _hearing("kmeans", (1 + 2 * rounds) * seconds) as heard:
+        units, fitted = learn(cuts, model, clusters, layer, rounds=rounds, hours=hours, seed=seed, heard=heard)
     units.save_pretrained(out)
     say(f"{clusters} units in {out}: inertia {fitted.inertia:.4g} over {fitted.frames} frames, {fitted.steps} batches")
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from senone.audio import AudioError, blocks, duration
 from senone.data.labels import Writer
 from senone.data.manifest import SUFFIXES, Cut, DataError, read
-from senone.models.units import Units
-from senone.quantize.kmeans import Fitted, fit
+from senone.models.units import Discriminant, DiscriminantConfig, Units
+from senone.quantize.discriminant import Scatter
+from senone.quantize.kmeans import Fitted, fit, nearest
 from senone.tokenizer import AudioTokenizer
 
 PIECE = 10.0  # seconds read at once
@@ -27,21 +28,24 @@ def learn(
     clusters: int,
     layer: int | None = None,
     *,
+    rounds: int = 0,
     hours: float | None = None,
     seed: int = 0,
     heard: Hear = lambda cut, skipped: None,
 ) -> tuple[Units, Fitted]:
     """Units of this encoder, clustered on whole recordings in random order, `hours` of them (None: all).
 
+    With `rounds`, units of a `Discriminant` of it: so many times, cluster, and see in which directions clusters differ
+    (`quantize.discriminant`). The recordings are gone through once, and twice more a round; `heard` is told each time.
     A file that cannot be read is left out, and `heard` told why. Raises KMeansError, DataError where none can be read.
     """
     if hours is not None and not hours > 0:
         raise DataError(f"hours must be above 0, got {hours:g}")
-    units = Units.of(encoder, clusters, layer)
-    left = float("inf") if hours is None else 3600 * hours
+    if rounds < 0:
+        raise DataError(f"rounds must be at least 0, got {rounds}")
 
-    def features() -> Iterator[Tensor]:
-        nonlocal left
+    def features(units: Units) -> Iterator[Tensor]:
+        left = inf if hours is None else 3600 * hours
         found = False
         for index in np.random.default_rng(seed).permutation(len(cuts)):
             if left <= 0:
@@ -57,7 +61,16 @@ def learn(
         if not found:
             raise DataError(f"none of {len(cuts)} recordings can be read")
 
-    fitted = fit(features(), clusters, seed)
+    if rounds:
+        whole = Discriminant.of(encoder, layer)
+        encoder, layer = whole, None
+        for _ in range(rounds):
+            centroids = fit(features(Units.of(encoder, clusters)), clusters, seed).centroids
+            scatter = Scatter(clusters, whole.config.width)
+            for x in features(Units.of(whole, clusters)):
+                scatter.add(x, nearest(x @ encoder.directions, centroids)[0])
+            encoder = Discriminant.of(whole.encoder, whole.config.layer, scatter.directions(DiscriminantConfig.width))
+    fitted = fit(features(Units.of(encoder, clusters, layer)), clusters, seed)
     return Units.of(encoder, fitted.centroids, layer), fitted
 
 

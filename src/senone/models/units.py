@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from senone import config as configs
 from senone import features
 from senone.errors import SenoneError
-from senone.hub import Pretrained, fingerprint, part
+from senone.hub import Pretrained, fingerprint, part, width_of
 from senone.quantize.kmeans import KMeans
 from senone.tokenizer import AudioTokenizer, Context
 
@@ -61,6 +61,71 @@ class MFCC(nn.Module, Pretrained):
 
 
 @dataclass(frozen=True)
+class DiscriminantConfig:
+    """encoder, layer: whose features. around: frames before and after one that it sees. width: of what it says."""
+
+    encoder: dict[str, Any] = field(default_factory=lambda: {"model_type": MFCC.model_type})
+    layer: int | None = None
+    around: int = 3
+    width: int = 40
+
+
+class Discriminant(nn.Module, Pretrained):
+    """An encoder on top of another: its features, each standardised over the recording (the window, of a long one),
+    a few frames in a row, projected to where units differ. `data.units.learn` finds the projection without labels.
+    """
+
+    Config = DiscriminantConfig
+    model_type = "senone_discriminant"
+    directions: Tensor
+
+    def __init__(self, config: DiscriminantConfig = DiscriminantConfig(), encoder: Any = None) -> None:
+        """`encoder`: used as it is, and must be what the config says. Raises ConfigError for sizes that cannot be."""
+        super().__init__()
+        configs.at_least(config, 0, "around")
+        configs.at_least(config, 1, "width")
+        self.config = config
+        self.encoder: Any = part(config.encoder, "encoder") if encoder is None else encoder
+        self.sample_rate, self.hop, self.reach = self.encoder.sample_rate, self.encoder.hop, self.encoder.reach
+        self.register_buffer("directions", torch.zeros((1 + 2 * config.around) * width_of(self.encoder), config.width))
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Any,
+        layer: int | None = None,
+        directions: Float[Tensor, "stack width"] | None = None,
+        around: int = DiscriminantConfig.around,
+    ) -> "Discriminant":
+        """On top of this encoder, which is shared, not copied; without `directions` it says all that it stacks."""
+        if directions is None:
+            directions = torch.eye((1 + 2 * around) * width_of(encoder))
+        table = {"model_type": encoder.model_type, **configs.to_dict(encoder.config)}
+        made = cls(DiscriminantConfig(table, layer, around, directions.shape[1]), encoder)
+        made.directions.copy_(directions)
+        return made
+
+    @torch.no_grad()
+    def features(
+        self,
+        wave: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, "batch"] | None = None,
+        layer: int | None = None,
+    ) -> Float[Tensor, "batch frame width"]:
+        """As of any encoder; there are no layers. Raises UnitsError where one is named."""
+        if layer is not None:
+            raise UnitsError(f"a discriminant has no layers, so no layer {layer}")
+        if lengths is not None:
+            rows = [self.features(row[None, :n])[0] for row, n in zip(wave, lengths.tolist(), strict=True)]
+            return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        x = self.encoder.features(wave, layer=self.config.layer)
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        around = self.config.around  # both ends are repeated
+        x = torch.cat([x[:, :1].expand(-1, around, -1), x, x[:, -1:].expand(-1, around, -1)], 1)
+        return x.unfold(1, 1 + 2 * around, 1).flatten(2) @ self.directions
+
+
+@dataclass(frozen=True)
 class Config:
     """encoder: its model_type and config. layer, final_norm: as its `features` takes them; None: left to it.
 
@@ -99,8 +164,7 @@ class Units(AudioTokenizer):
         self.encoder: Any = part(config.encoder, "encoder") if encoder is None else encoder
         self.sample_rate, self.hop = self.encoder.sample_rate, self.encoder.hop
         self.block, self.context = config.block, Context(config.context, config.context)
-        width = getattr(self.encoder, "width", None) or self.encoder.config.width
-        self.quantizer = KMeans(config.clusters, width)
+        self.quantizer = KMeans(config.clusters, width_of(self.encoder))
         self.eval()
 
     @classmethod

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from senone import config as configs
 from senone.config import ConfigError
 from senone.errors import SenoneError
-from senone.hub import Pretrained, load_weights, part
+from senone.hub import Pretrained, load_weights, part, width_of
 from senone.nn.activation import SnakeBeta
 from senone.quantize import Quantized
 from senone.quantize.fsq import FSQ
@@ -213,7 +213,7 @@ class XCodec2(AudioTokenizer):
         self.block, self.context = config.block, Context(config.context, config.context)
         self.semantic: Any = part(config.semantic, "semantic") if semantic is None else semantic
         _fits(self.semantic, self.sample_rate, self.hop)
-        width, other = config.width, _width(self.semantic)
+        width, other = config.width, width_of(self.semantic)
         self.semantic_encoder = SemanticNet(other)
         self.acoustic_encoder = AcousticEncoder(config.channels, config.strides, width, config.anti_alias)
         self.enter = nn.Linear(other + width, other + width)
@@ -374,10 +374,6 @@ def _fits(encoder: Any, sample_rate: int, hop: int) -> None:
             f"a {type(encoder).__name__} gives {theirs:g} frames a second of {encoder.sample_rate} Hz sound, "
             f"the codec has {ours:g} of {sample_rate} Hz"
         )
-
-
-def _width(encoder: Any) -> int:
-    return getattr(encoder, "width", None) or encoder.config.width
 
 
 def official() -> XCodec2:

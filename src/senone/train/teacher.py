@@ -51,7 +51,7 @@ class Teacher:
         """Of the features; the number of units."""
         if self.units:
             return self.model.quantizer.sizes[0]
-        return getattr(self.model, "width", None) or self.model.config.width
+        return hub.width_of(self.model)
 
     @torch.no_grad()
     def __call__(self, wave: Float[Tensor, "batch samples"]) -> Tensor:
