@@ -187,9 +187,7 @@ class Pretrained:
             raise HubError(f"{folder} has no model.safetensors") from None
         except (SafetensorError, OSError) as error:
             raise HubError(f"{folder}/model.safetensors cannot be read: {error}") from None
-        check_weights(model, weights, folder)
-        own = model.state_dict()
-        model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, assign=True)
+        load_weights(model, weights, folder, assign=True)
         return model.eval()
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
@@ -215,19 +213,17 @@ def _unfilled(kind: Any, config: Any) -> Any:
         return kind(config)
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    """Copy `weights` into `model`, strictly: missing, extra and misshapen keys are named. Halves become fp32."""
-    check_weights(model, weights, source)
-    model.load_state_dict(weights)
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path, assign: bool = False) -> None:
+    """Copy `weights` into `model`, or with `assign` make them its own; either way they get the types that it has.
 
-
-def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    """Raise HubError naming `source` and the key unless `weights` are exactly those of `model`."""
+    Raises HubError naming `source` and the first key that is missing, unknown or misshapen.
+    """
     own = model.state_dict()
     check_names(weights.keys(), own.keys(), source)
     for name, value in weights.items():
         if value.shape != own[name].shape:
             raise HubError(f"{source}: '{name}' is {tuple(value.shape)}, the config says {tuple(own[name].shape)}")
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, assign=assign)
 
 
 def check_names(have: Set[str], want: Set[str], source: str | Path) -> None:

@@ -63,8 +63,7 @@ def recogniser(
     names = tuple("<pad>" if row == blank else vocabulary[row] for row in order)
     with torch.device("meta"):
         model = Recogniser(Config(encoder_config(encoder), names))
-    hub.check_weights(model, own | head, source)
-    model.load_state_dict(own | head, assign=True)
+    hub.load_weights(model, own | head, source, assign=True)
     return model.eval()
 
 
@@ -97,8 +96,7 @@ def build(kind: type[Net], settings: dict[str, Any], weights: dict[str, Tensor],
             model = kind(config)  # type: ignore[call-arg]
     except (SenoneError, RuntimeError) as error:  # RuntimeError: of torch, for numbers beyond 64 bits
         raise InteropError(f"{source}: {error}") from None
-    hub.check_weights(model, weights, source)
-    model.load_state_dict(weights, assign=True)
+    hub.load_weights(model, weights, source, assign=True)
     return model.eval()
 
 

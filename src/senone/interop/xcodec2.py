@@ -291,8 +291,7 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], names: Any, sou
     weights.setdefault(_rename(mask, names), torch.zeros(len(own[mask])))
     hub.check_names(weights.keys(), theirs.keys(), source)
     mapped = {theirs[name]: value.float() for name, value in weights.items()}
-    hub.check_weights(model, mapped, source)
-    model.load_state_dict(mapped, assign=True)
+    hub.load_weights(model, mapped, source, assign=True)
     model.semantic.requires_grad_(False)
     return model.eval()
 

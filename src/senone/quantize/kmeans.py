@@ -63,24 +63,21 @@ def nearest(
 ) -> tuple[Int[Tensor, "row"], Float[Tensor, "row"]]:
     """The nearest centre of each row, the first of equals (see `quantize.TIE`), and its squared distance."""
     centres = centroids.to(x)
-    square = centres.square().sum(1)
-    turned, tie = centres.T.contiguous(), TIE * square.max()
+    square, turned = centres.square().sum(1), centres.T.contiguous()
+    if square.dtype == torch.float64:  # single precision does not resolve TIE
+        square = square + TIE * square.max() * torch.arange(len(square), device=square.device)
     index, least = x.new_empty(len(x), dtype=torch.long), x.new_empty(len(x))
     for rows, i, d in zip(x.split(ROWS), index.split(ROWS), least.split(ROWS), strict=True):
         # |x - c|^2 without |x|^2: one matrix product, and no (row, cluster, dim) tensor
-        distance = torch.addmm(square, rows, turned, alpha=-2)
-        low = distance.amin(1)
-        if x.dtype == torch.float64:  # single precision does not resolve TIE
-            i.copy_((distance <= low[:, None] + tie).to(torch.uint8).argmax(1))
-        else:
-            i.copy_(distance.argmin(1))
+        low, place = torch.addmm(square, rows, turned, alpha=-2).min(1)
+        i.copy_(place)
         d.copy_((low + rows.square().sum(1)).clamp(min=0))
     return index, least
 
 
 @torch.no_grad()
 def fit(
-    features: Iterable[Float[Tensor, "frame dim"]],
+    features: Iterable[Float[Tensor, "_ dim"]],
     clusters: int,
     seed: int = 0,
     *,
