@@ -1,8 +1,13 @@
-"""A codec small enough to train in a second, and something to train it on."""
+"""A codec small enough to train in a second, something to train it on, and what a run leaves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from senone import tree
 from senone.audio import Audio
 
 RATE = 8000
@@ -40,3 +45,32 @@ def folder(tmp_path_factory):
 def words(folder):
     """The settings of a tiny run."""
     return [f"data={folder / 'sound'}", f"recipe={folder / 'tiny.yaml'}"]
+
+
+@pytest.fixture
+def log() -> Callable[[Path], list[dict]]:
+    """The lines of a run's log that are whole; none before there is one."""
+
+    def read(out: Path) -> list[dict]:
+        path = out / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    return read
+
+
+@pytest.fixture
+def weights() -> Callable[[Path], dict[str, torch.Tensor]]:
+    """Every tensor that a run's checkpoint holds, by its path."""
+
+    def read(out: Path) -> dict[str, torch.Tensor]:
+        flat, todo = {}, [("", tree.load(out / "training" / "state.safetensors"))]
+        while todo:
+            name, value = todo.pop()
+            if isinstance(value, dict):
+                todo += [(f"{name}/{key}", item) for key, item in value.items()]
+            elif isinstance(value, torch.Tensor):
+                flat[name] = value
+        return flat
+
+    return read

@@ -1,6 +1,5 @@
 """Training codecs: they learn, resume to the bit, two processes equal one, and a codec of one's own trains as well."""
 
-import json
 import os
 import socket
 import subprocess
@@ -28,25 +27,6 @@ SCRIPT = "import sys; from senone.train import run; run(sys.argv[1], sys.argv[3:
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def weights(out) -> dict[str, torch.Tensor]:
-    """Everything a checkpoint holds, flat."""
-    flat, todo = {}, [("", tree.load(out / "training" / "state.safetensors"))]
-    while todo:
-        name, value = todo.pop()
-        if isinstance(value, dict):
-            todo += [(f"{name}/{key}", item) for key, item in value.items()]
-        elif isinstance(value, torch.Tensor):
-            flat[name] = value
-    return flat
-
-
-def log(out) -> list[dict]:
-    try:
-        return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines() if line.endswith("}")]
-    except FileNotFoundError:
-        return []
-
-
 def task_of(words, *more) -> tuple[CodecTask, dict]:
     recipe = recipe_for("soundstream", SoundStream, [*words, *more])
     torch.manual_seed(0)
@@ -55,7 +35,7 @@ def task_of(words, *more) -> tuple[CodecTask, dict]:
     return task, batch | {"target": batch["wave"]}
 
 
-def test_a_codec_learns_and_loads(folder, words, tmp_path):
+def test_a_codec_learns_and_loads(folder, words, tmp_path, log):
     more = [f"noise={folder / 'noise'}", "steps=60", "adversarial_from=50", "log_steps=10", "optim.generator.lr=3e-3"]
     judges = "discriminators=[{kind: stft, width: 2, n_fft: 256}, {kind: wave, width: 1, scales: 2}]"
     model = senone.load(run("soundstream", [*words, *more, judges], tmp_path))
@@ -81,7 +61,7 @@ def test_frozen_parts_stay_as_they_are(words, tmp_path):
         task_of(words, "freeze=[encodr]")
 
 
-def test_kill_and_resume_equal_a_run_without(words, tmp_path):
+def test_kill_and_resume_equal_a_run_without(words, tmp_path, weights, log):
     more = [*words, "steps=40", "save_minutes=0"]
     run("soundstream", [*words, "steps=40"], tmp_path / "whole")
     call = [sys.executable, "-c", SCRIPT, "soundstream", tmp_path / "killed", *more]
@@ -101,7 +81,7 @@ def test_kill_and_resume_equal_a_run_without(words, tmp_path):
     assert not [name for name in whole if not torch.equal(whole[name], resumed[name])]
 
 
-def test_two_processes_equal_one(words, tmp_path):
+def test_two_processes_equal_one(words, tmp_path, weights, log):
     more = [*words, "steps=8"]
     run("soundstream", more, tmp_path / "one")
     with socket.socket() as free:
@@ -124,7 +104,7 @@ def test_two_processes_equal_one(words, tmp_path):
         assert [name for name in same & a.keys() if a[name] != pytest.approx(b[name], rel=1e-4, abs=1e-6)] == []
 
 
-def test_a_codec_of_ones_own(words, tmp_path):
+def test_a_codec_of_ones_own(words, tmp_path, log):
     settings = [words[0], "crop=0.5", "batch=2", "steps=12", "log_steps=4", "model.dim=16", "optim.generator.warmup=2"]
     system = f"{ROOT / 'examples' / 'mycodec.py'}:MyCodec"
     model = senone.load(f"{system}@{run(system, settings, tmp_path)}")
@@ -193,7 +173,7 @@ def test_rows_use_a_random_number_of_levels(words):
     assert share == pytest.approx([1 / 6, 1 / 6, 2 / 3], abs=0.03)
 
 
-def test_start_from_another_run_or_model(words, tmp_path):
+def test_start_from_another_run_or_model(words, tmp_path, weights):
     run("soundstream", [*words, "steps=6"], tmp_path / "old")
     for source in (tmp_path / "old", tmp_path / "old" / "model"):
         out = tmp_path / source.name

@@ -1,6 +1,5 @@
 """Fine-tuning with CTC: it learns to spell tones, resumes to the bit, and two processes see what one sees."""
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +9,6 @@ import torch
 
 import senone
 from senone import config as configs
-from senone import tree
 from senone.audio import Audio
 from senone.ctc.transcribe import decoder
 from senone.data.loader import Store
@@ -65,19 +63,7 @@ def ready(recipe):
     return prepare(recipe)
 
 
-def weights(out) -> dict[str, torch.Tensor]:
-    state = tree.load(out / "training" / "state.safetensors")
-    flat = {f"mean/{key}": value for key, value in state["mean"].items()}
-    flat |= {f"live/{key}": value for key, value in state["players"]["recogniser"].items()}
-    moments = state["optim"]["recogniser"].items()
-    return flat | {f"{key}/{name}": value for key, some in moments for name, value in some.items()}
-
-
-def log(out) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def test_it_learns_to_spell(recipe, spoken, tmp_path):
+def test_it_learns_to_spell(recipe, spoken, tmp_path, log):
     words = ["scratch=true", "mask_p=0", "channel_p=0", "steps=120", "log_steps=60", f"dev={spoken}"]
     words += ["optim.recogniser.lr=5e-3", "vocabulary=transcripts"]
     model = configs.to_dict(Config(**ENCODER, **STILL)) | {"model_type": "senone_hubert", "classes": []}
@@ -93,18 +79,18 @@ def test_it_learns_to_spell(recipe, spoken, tmp_path):
     assert "dev/wer" not in log(tmp_path)[0]
 
 
-def test_first_only_the_head_learns_and_never_the_convolutions(recipe, spoken, tmp_path):
+def test_first_only_the_head_learns_and_never_the_convolutions(recipe, spoken, tmp_path, weights):
     before = senone.load(spoken / "encoder").state_dict()
     for steps, moved in ((2, False), (4, True)):
         fit(*ready(replace(recipe, steps=steps)), replace(recipe, steps=steps), tmp_path / str(steps))
         after = weights(tmp_path / str(steps))
-        same = {name for name in before if torch.equal(before[name], after.get(f"live/encoder.{name}", before[name]))}
+        same = {name for name in before if torch.equal(before[name], after.get(f"/players/recogniser/encoder.{name}", before[name]))}
         assert any(name.startswith("encoder.layers") for name in before.keys() - same) == moved
         assert {name for name in before if name.startswith("feature_extractor")} <= same
-        assert bool(after["live/lm_head.bias"].any())
+        assert bool(after["/players/recogniser/lm_head.bias"].any())
 
 
-def test_stopped_and_gone_on_equals_a_run_without(recipe, tmp_path):
+def test_stopped_and_gone_on_equals_a_run_without(recipe, tmp_path, weights):
     fit(*ready(recipe), recipe, tmp_path / "whole")
     task, data = ready(recipe)
     losses = task.losses

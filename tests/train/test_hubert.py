@@ -1,6 +1,5 @@
 """Pre-training HuBERT on beeps with the units of their MFCC: it learns, resumes to the bit, and is guarded."""
 
-import json
 import os
 import socket
 import subprocess
@@ -69,15 +68,11 @@ def train(beeps, out, settings=(), until=None):
     return fit(task, data, recipe, out)
 
 
-def log(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
 def players(out):
     return tree.load(out / "training" / "state.safetensors")["players"]["encoder"]
 
 
-def test_it_learns_and_loads(beeps, tmp_path):
+def test_it_learns_and_loads(beeps, tmp_path, log):
     model = senone.load(train(beeps, tmp_path, ["steps=60", "weights.unmasked=0.5"]))
     rows = log(tmp_path)
     assert rows[0]["bits"] > 2 and np.mean([row["bits"] for row in rows[-10:]]) < 1.7
@@ -88,7 +83,7 @@ def test_it_learns_and_loads(beeps, tmp_path):
     assert model.config.classes == (4,) and model.features(torch.randn(1, 4000), layer=1).shape == (1, 12, 16)
 
 
-def test_a_stopped_run_goes_on_to_the_bit(beeps, tmp_path):
+def test_a_stopped_run_goes_on_to_the_bit(beeps, tmp_path, log):
     """With dropout and LayerDrop, whose draws are functions of the step as all others are."""
     more = [*(f"model.{name}=0.2" for name in CALM), "save_minutes=0"]
     train(beeps, tmp_path / "whole", more)
@@ -99,7 +94,7 @@ def test_a_stopped_run_goes_on_to_the_bit(beeps, tmp_path):
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_two_processes_equal_one(beeps, tmp_path):
+def test_two_processes_equal_one(beeps, tmp_path, log):
     """Crops, masks and the division by masked frames do not depend on who computes which row."""
     train(beeps, tmp_path / "one", ["weights.unmasked=1"])
     with socket.socket() as free:

@@ -1,6 +1,5 @@
 """The loop by itself, on a task of two numbers."""
 
-import json
 import os
 import signal
 from dataclasses import dataclass, replace
@@ -73,17 +72,13 @@ def state(out):
     return tree.load(out / "training" / "state.safetensors")
 
 
-def log(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
 def equal(one, other) -> bool:
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-def test_what_a_run_leaves(tmp_path, capsys):
+def test_what_a_run_leaves(tmp_path, capsys, log):
     task = Pursuit()
     assert fit(task, Steps(), RECIPE, tmp_path) == tmp_path / "model"
     assert task.calls[:3] == [(0, "hare"), (0, "hunter"), (1, "hare")]  # the model moves last
@@ -116,7 +111,7 @@ def test_it_stops_when_told_and_goes_on_to_the_bit(tmp_path, capsys):
     assert not again.calls
 
 
-def test_a_log_forgets_what_is_done_again(tmp_path):
+def test_a_log_forgets_what_is_done_again(tmp_path, log):
     fit(Pursuit({3: lambda: os.kill(os.getpid(), signal.SIGTERM)}), Steps(), RECIPE, tmp_path)
     with open(tmp_path / "log.jsonl", "a") as file:  # as a kill leaves it
         file.write('{"step": 8, "near": 1.0}\n{"step": 9, "ne')
@@ -138,7 +133,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(tmp_path):
         fit(task, Steps(), RECIPE, tmp_path)
 
 
-def test_weights_scale_their_losses(tmp_path):
+def test_weights_scale_their_losses(tmp_path, log):
     alone = replace(RECIPE, weights={"near": 0.0, "jitter": 0.0, "flee": 0.0}, steps=5)
     fit(Pursuit(), Steps(), alone, tmp_path / "still")
     assert state(tmp_path / "still")["players"]["hunter"]["place"] == 4.0

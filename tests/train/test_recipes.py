@@ -1,13 +1,10 @@
 """The recipes of SpeechTokenizer and X-codec2, made tiny: they learn from a teacher, resume to the bit, and the model
 that comes out holds what it needs and nothing else."""
 
-import json
-
 import pytest
 import torch
 
 import senone
-from senone import tree
 from senone.models.hubert import Hubert
 from senone.models.units import Units
 from senone.train import TrainError, loop, run
@@ -49,24 +46,8 @@ def settings(system: str, folder, recipe: str, *more: str) -> list[str]:
     return [*common, *small, *short, "precision=fp32", *more]
 
 
-def weights(out) -> dict[str, torch.Tensor]:
-    """Everything a checkpoint holds, flat."""
-    flat, todo = {}, [("", tree.load(out / "training" / "state.safetensors"))]
-    while todo:
-        name, value = todo.pop()
-        if isinstance(value, dict):
-            todo += [(f"{name}/{key}", item) for key, item in value.items()]
-        elif isinstance(value, torch.Tensor):
-            flat[name] = value
-    return flat
-
-
-def log(out) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("system", TINY)
-def test_a_mini_recipe_learns_from_its_teacher(system, folder, tmp_path):
+def test_a_mini_recipe_learns_from_its_teacher(system, folder, tmp_path, log):
     more = ["steps=30", "continuous=0", "optim.generator.lr=3e-3", "optim.generator.warmup=2"]
     model = senone.load(run(system, settings(system, folder, "mini", *more), tmp_path))
     rows, own = log(tmp_path), {"speechtokenizer": "distill", "xcodec2": "semantic"}[system]
@@ -94,7 +75,7 @@ def test_units_lend_a_codec_their_encoder_up_to_their_layer(folder, tmp_path):
 
 
 @pytest.mark.parametrize("system", TINY)
-def test_a_paper_recipe_stopped_and_resumed_equals_a_run_without(system, folder, tmp_path, monkeypatch):
+def test_a_paper_recipe_stopped_and_resumed_equals_a_run_without(system, folder, tmp_path, monkeypatch, weights, log):
     words = settings(system, folder, "paper", f"discriminators={JUDGES[system]}", "steps=4")
     if system == "xcodec2":
         words += [f"perceptual={folder / 'teacher'}", "perceptual_layers=[1, 2]", "perceptual_from=2"]

@@ -13,7 +13,6 @@ import torch
 
 import senone
 from senone import config as configs
-from senone import tree
 from senone.audio import Audio
 from senone.models.wav2vec2 import Config, Wav2Vec2, base, large_ls960, large_lv60
 from senone.quantize.gumbel import temperature
@@ -58,23 +57,7 @@ def train(beeps, out, settings=(), until=None):
     return fit(task, data, recipe, out)
 
 
-def log(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def weights(out):
-    """Everything a checkpoint holds, flat."""
-    flat, todo = {}, [("", tree.load(out / "training" / "state.safetensors"))]
-    while todo:
-        name, value = todo.pop()
-        if isinstance(value, dict):
-            todo += [(f"{name}/{key}", item) for key, item in value.items()]
-        elif isinstance(value, torch.Tensor):
-            flat[name] = value
-    return flat
-
-
-def test_it_learns_and_loads(beeps, tmp_path):
+def test_it_learns_and_loads(beeps, tmp_path, log):
     model = senone.load(train(beeps, tmp_path, ["steps=40"]))
     rows = log(tmp_path)
     chance = np.log2(11)
@@ -88,7 +71,7 @@ def test_it_learns_and_loads(beeps, tmp_path):
     assert model.config.entries == 8 and model.features(torch.randn(1, 4000)).shape == (1, 12, 16)
 
 
-def test_a_stopped_run_goes_on_to_the_bit_and_so_does_the_temperature(beeps, tmp_path):
+def test_a_stopped_run_goes_on_to_the_bit_and_so_does_the_temperature(beeps, tmp_path, weights, log):
     """With dropout and LayerDrop, whose draws are functions of the step as all others are."""
     noisy = [f"model.{name}=0.2" for name in CALM]
     more = [*noisy, "save_minutes=0", "temperature=[2.0, 0.5, 0.8]"]
@@ -103,7 +86,7 @@ def test_a_stopped_run_goes_on_to_the_bit_and_so_does_the_temperature(beeps, tmp
     assert said == [temperature(step, 2.0, 0.5, 0.8) for step in range(8)] and said[6] > 0.5 == said[7]
 
 
-def test_two_processes_equal_one(beeps, tmp_path):
+def test_two_processes_equal_one(beeps, tmp_path, weights, log):
     """Masks, noise, distractors and the diversity of the whole batch do not depend on who computes which row."""
     train(beeps, tmp_path / "one")
     with socket.socket() as free:
