@@ -2,7 +2,8 @@
 
 STFT -> ConvNeXt -> residual FSQ -> ConvNeXt -> iSTFT (after Vocos, Siuzdak 2023, 2306.00814, and FSQ, Mentzer et al.
 2023, 2309.15505). No layer works on samples, so it trains on two CPU cores and streams cheaply. Frame t sees hops t-1
-and t; windows of two hops overlap by half; the decoder waits for `ahead` more frames, and carries its state.
+and t; windows of two hops overlap by half; the decoder waits for `ahead` more frames, which its first layer sees at
+once, and carries its state.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from senone import config as configs
 from senone.features import frames, overlap_add, sine_window
-from senone.nn.stream import Chain, State
+from senone.nn.stream import CausalConv1d, Chain, State
 from senone.nn.vocos import ConvNeXt, SpectrumHead
 from senone.quantize.fsq import ResidualFSQ
 from senone.tokenizer import AudioTokenizer, Context
@@ -36,7 +37,7 @@ class Config:
     encoder_blocks: int = 4
     decoder_dim: int = 320
     decoder_blocks: int = 8
-    ahead: int = 1
+    ahead: int = 3
 
 
 class Spectral(AudioTokenizer):
@@ -53,14 +54,14 @@ class Spectral(AudioTokenizer):
         self.config = config
         self.sample_rate, self.hop, self.n_fft = config.sample_rate, config.hop, 2 * config.hop
         self.delay = (1 + config.ahead) * config.hop
-        past = 2 + (KERNEL - 1) * max(config.encoder_blocks, config.decoder_blocks)
+        past = 2 + config.ahead + (KERNEL - 1) * max(config.encoder_blocks, config.decoder_blocks)
         self.context = Context(past * config.hop / config.sample_rate)
         bins = self.n_fft // 2 + 1
         self.encoder_in = nn.Linear(3 * bins, config.encoder_dim)
         self.encoder = Chain(*[ConvNeXt(config.encoder_dim, KERNEL) for _ in range(config.encoder_blocks)])
         self.encoder_norm = nn.LayerNorm(config.encoder_dim)
         self.quantizer = ResidualFSQ(config.encoder_dim, config.steps, config.levels)
-        self.decoder_in = nn.Linear(config.encoder_dim, config.decoder_dim)
+        self.decoder_in = CausalConv1d(config.encoder_dim, config.decoder_dim, 1 + config.ahead)
         self.decoder = Chain(*[ConvNeXt(config.decoder_dim, KERNEL) for _ in range(config.decoder_blocks)])
         self.decoder_norm = nn.LayerNorm(config.decoder_dim)
         self.head = SpectrumHead(config.decoder_dim, self.n_fft)
@@ -78,14 +79,15 @@ class Spectral(AudioTokenizer):
     def synthesise(
         self, z: Float[Tensor, "batch dim frame"], state: State = None
     ) -> tuple[Float[Tensor, "batch 1 samples"], State]:
-        """The decoder, then overlap-add. State: the half window that the next frame completes, that of the blocks."""
-        tail, kept = (z.new_zeros(len(z), self.hop), None) if state is None else state
-        x, kept = self.decoder(self.decoder_in(z.transpose(1, 2)), kept)
+        """The decoder, then overlap-add. State: the half window that the next frame completes, those of the layers."""
+        tail, seen, kept = (z.new_zeros(len(z), self.hop), None, None) if state is None else state
+        x, seen = self.decoder_in(z, seen)
+        x, kept = self.decoder(x.transpose(1, 2), kept)
         spectrum = self.head(self.decoder_norm(x))
         pieces = torch.fft.irfft(spectrum, self.n_fft)
         wave = overlap_add(pieces * sine_window(self.n_fft, pieces), self.hop)
         wave = torch.cat([wave[:, : self.hop] + tail, wave[:, self.hop :]], 1)
-        return wave[:, None, : -self.hop], [wave[:, -self.hop :].clone(), kept]
+        return wave[:, None, : -self.hop], [wave[:, -self.hop :].clone(), seen, kept]
 
 
 def compressed(
