@@ -84,7 +84,11 @@ def test_first_only_the_head_learns_and_never_the_convolutions(recipe, spoken, t
     for steps, moved in ((2, False), (4, True)):
         fit(*ready(replace(recipe, steps=steps)), replace(recipe, steps=steps), tmp_path / str(steps))
         after = weights(tmp_path / str(steps))
-        same = {name for name in before if torch.equal(before[name], after.get(f"/players/recogniser/encoder.{name}", before[name]))}
+        same = {
+            name
+            for name in before
+            if torch.equal(before[name], after.get(f"/players/recogniser/encoder.{name}", before[name]))
+        }
         assert any(name.startswith("encoder.layers") for name in before.keys() - same) == moved
         assert {name for name in before if name.startswith("feature_extractor")} <= same
         assert bool(after["/players/recogniser/lm_head.bias"].any())
