@@ -266,6 +266,11 @@ def part(table: dict[str, Any], key: str) -> Any:
     return kind(configs.from_dict(kind.Config, settings, f"{key}."))
 
 
+def table_of(net: Any, config: Any) -> dict[str, Any]:
+    """What `part` makes a net like this one from, of this config."""
+    return {"model_type": net.model_type, **configs.to_dict(config)}
+
+
 def width_of(encoder: Any) -> int:
     """How wide the features of an encoder are: it says so itself, or its config does."""
     return getattr(encoder, "width", None) or encoder.config.width

@@ -1,17 +1,19 @@
 """The frame-rate codec: what a frame of its decoder sees, what waiting costs, and its laws with random weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from senone.models.spectral import Config, Spectral
 from senone.testing import laws
 
-SMALL = {"encoder_dim": 24, "encoder_blocks": 1, "decoder_dim": 24, "decoder_blocks": 1, "steps": (3, 3), "levels": 3}
+SMALL = Config(encoder_dim=24, encoder_blocks=1, decoder_dim=24, decoder_blocks=1, steps=(3, 3), levels=3)
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_a_frame_of_sound_sees_so_many_frames_ahead_and_no_more(ahead):
-    model = Spectral(Config(**SMALL, ahead=ahead)).eval()  # type: ignore[arg-type]
+    model = Spectral(replace(SMALL, ahead=ahead)).eval()
     hop, frames, changed = model.hop, 30, 15
     z = torch.randn(1, 24, frames)
     other = z.clone()
@@ -26,10 +28,10 @@ def test_a_frame_of_sound_sees_so_many_frames_ahead_and_no_more(ahead):
 
 def test_all_that_is_seen_ahead_is_used_from_the_start():
     """Of `1 + ahead` taps of the decoder's first layer each has weights of its own."""
-    model = Spectral(Config(**SMALL, ahead=3))  # type: ignore[arg-type]
+    model = Spectral(replace(SMALL, ahead=3))
     taps = model.decoder_in.weight.detach().square().sum((0, 1))
     assert len(taps) == 4 and float(taps.min()) > 0.5 * float(taps.max())
 
 
 def test_it_keeps_the_laws():
-    assert [law for law in laws(Spectral(Config(**SMALL)), examples=6) if not law.ok] == []  # type: ignore[arg-type]
+    assert [law for law in laws(Spectral(SMALL), examples=6) if not law.ok] == []

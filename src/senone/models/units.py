@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from senone import config as configs
 from senone import features
 from senone.errors import SenoneError
-from senone.hub import Pretrained, fingerprint, part, width_of
+from senone.hub import Pretrained, fingerprint, part, table_of, width_of
+from senone.nn.encoder import row_by_row
 from senone.quantize.kmeans import KMeans
 from senone.tokenizer import AudioTokenizer, Context
 
@@ -100,7 +101,7 @@ class Discriminant(nn.Module, Pretrained):
         """On top of this encoder, which is shared, not copied; without `directions` it says all that it stacks."""
         if directions is None:
             directions = torch.eye((1 + 2 * around) * width_of(encoder))
-        table = {"model_type": encoder.model_type, **configs.to_dict(encoder.config)}
+        table = table_of(encoder, encoder.config)
         made = cls(DiscriminantConfig(table, layer, around, directions.shape[1]), encoder)
         made.directions.copy_(directions)
         return made
@@ -116,8 +117,7 @@ class Discriminant(nn.Module, Pretrained):
         if layer is not None:
             raise UnitsError(f"a discriminant has no layers, so no layer {layer}")
         if lengths is not None:
-            rows = [self.features(row[None, :n])[0] for row, n in zip(wave, lengths.tolist(), strict=True)]
-            return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            return row_by_row(self.features, wave, lengths)
         x = self.encoder.features(wave, layer=self.config.layer)
         x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
         around = self.config.around  # both ends are repeated
@@ -180,7 +180,7 @@ class Units(AudioTokenizer):
         if not isinstance(encoder, Pretrained) or not hasattr(encoder, "features"):
             raise UnitsError(f"a {type(encoder).__name__} is no encoder: it has no features")
         clusters = centroids if isinstance(centroids, int) else len(centroids)
-        table = {"model_type": encoder.model_type, **configs.to_dict(encoder.config)}
+        table = table_of(encoder, encoder.config)
         units = cls(Config(table, layer, final_norm, clusters), encoder)
         if isinstance(centroids, Tensor):
             if centroids.shape != units.quantizer.centroids.shape:

@@ -15,7 +15,7 @@ from senone.config import ConfigError
 from senone.features import Count, kaldi_fbank, kaldi_frames
 from senone.hub import Pretrained
 from senone.nn.conformer import Conformer
-from senone.nn.encoder import EncoderError
+from senone.nn.encoder import EncoderError, row_by_row
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,8 @@ class W2vBert(nn.Module, Pretrained):
         """
         self._check(wave, lengths, layer)
         if lengths is not None and wave.device.type == "cpu" and len(wave) > 1:
-            # one by one: nothing is spent on padding, and a CPU is busy with a single row
-            rows = [self(row[None, :n], None, layer)[0] for row, n in zip(wave, lengths.tolist(), strict=True)]
-            return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            # nothing is spent on padding, and a CPU is busy with a single row
+            return row_by_row(lambda row: self(row, None, layer), wave, lengths)
         return self(wave, lengths, layer)
 
     def forward(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from senone import config as configs
 from senone.config import ConfigError
 from senone.errors import SenoneError
-from senone.hub import Pretrained, load_weights, part, width_of
+from senone.hub import Pretrained, load_weights, part, table_of, width_of
 from senone.nn.activation import SnakeBeta
 from senone.quantize import Quantized
 from senone.quantize.fsq import FSQ
@@ -256,7 +256,7 @@ class XCodec2(AudioTokenizer):
             raise XCodec2Error(f"layer must be 0 to {depth}, got {layer}")
         kept = {"layers": depth if layer is None else layer, "classes": (), "entries": 0}  # no heads of pre-training
         own = replace(teacher.config, **{key: value for key, value in kept.items() if key in known})
-        table = {"model_type": encoder.model_type, **configs.to_dict(own)}
+        table = table_of(encoder, own)
         pad = (teacher.reach - teacher.hop) // 2
         codec = cls(replace(config, semantic=table, layer=None, pad=pad))
         names = codec.semantic.state_dict()

@@ -4,6 +4,7 @@ One encoder with explicit switches, since three kinds of "LARGE" are in the wild
 Hugging Face's files. Unlike its peers it is length-aware: features of a padded batch equal those of each row alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log1p, pi, prod
 from typing import Any, Literal, NamedTuple
@@ -228,14 +229,20 @@ class SpeechEncoder(nn.Module):
         if layer is not None and not 0 <= layer <= self.config.layers:
             raise EncoderError(f"layer must be 0 to {self.config.layers}, got {layer}")
         if lengths is not None and wave.device.type == "cpu" and self.config.padding == "exact" and len(wave) > 1:
-            # one by one: nothing is spent on padding, and a CPU is busy with a single row
-            pairs = zip(wave, lengths.tolist(), strict=True)
-            rows = [self.features(row[None, :n], None, layer, final_norm)[0] for row, n in pairs]
-            return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            # nothing is spent on padding, and a CPU is busy with a single row
+            return row_by_row(lambda row: self.features(row, None, layer, final_norm), wave, lengths)
         out = self(wave, lengths, layer=self.config.layers if layer is None else layer)
         last = self.config.ln_position == "pre" and (layer is None if final_norm is None else final_norm)
         x = self.encoder.layer_norm(out.x) if last else out.x
         return x if out.valid is None else x.where(out.valid[:, :, None], 0.0)
+
+
+def row_by_row(
+    features: Callable[[Tensor], Tensor], wave: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch frame width"]:
+    """`features` of each row of a padded batch as if it were alone; frames past its end are 0."""
+    rows = [features(row[None, :n])[0] for row, n in zip(wave, lengths.tolist(), strict=True)]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 @torch.no_grad()

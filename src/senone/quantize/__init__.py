@@ -34,6 +34,15 @@ class Quantizer(Protocol):
     def decode(self, codes: Tensor) -> Tensor: ...
 
 
+def squares(codes: Float[Tensor, "code dim"]) -> Float[Tensor, "code"]:
+    """Squared lengths, to find the nearest code by; in double precision each a TIE above the one before, so that of
+    equal codes the first is nearest. Single precision does not resolve that."""
+    square = codes.square().sum(1)
+    if square.dtype == torch.float64:
+        square = square + TIE * square.max() * torch.arange(len(square), device=square.device)
+    return square
+
+
 def full(z: Tensor) -> Tensor:
     """`z` in single precision at least."""
     return z if z.dtype == torch.float64 else z.float()

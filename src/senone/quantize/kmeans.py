@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from senone.errors import SenoneError
-from senone.quantize import TIE, Quantized, full
+from senone.quantize import Quantized, full, squares
 
 ROWS = 4096  # rows measured against all centres at once
 MEMORY = 2**28  # bytes of features that `fit` shuffles, and goes over again at the end
@@ -63,9 +63,7 @@ def nearest(
 ) -> tuple[Int[Tensor, "row"], Float[Tensor, "row"]]:
     """The nearest centre of each row, the first of equals (see `quantize.TIE`), and its squared distance."""
     centres = centroids.to(x)
-    square, turned = centres.square().sum(1), centres.T.contiguous()
-    if square.dtype == torch.float64:  # single precision does not resolve TIE
-        square = square + TIE * square.max() * torch.arange(len(square), device=square.device)
+    square, turned = squares(centres), centres.T.contiguous()
     index, least = x.new_empty(len(x), dtype=torch.long), x.new_empty(len(x))
     for rows, i, d in zip(x.split(ROWS), index.split(ROWS), least.split(ROWS), strict=True):
         # |x - c|^2 without |x|^2: one matrix product, and no (row, cluster, dim) tensor
