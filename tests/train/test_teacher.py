@@ -177,6 +177,20 @@ def test_the_perceptual_phase_begins_late_and_its_gradient_passes_through(names)
     assert other.grad.any()
 
 
+def test_a_relative_perceptual_loss_counts_every_channel_by_its_own_variance(names):
+    compare = Perceptual(names["encoder"], (2,), task_of().model, relative=True)
+    model, wave, other = senone.load(names["encoder"]), torch.randn(2, 3200), torch.randn(2, 3200)
+    truth, said = (model.features(x, layer=2) for x in (wave, other))
+    shares = ((said - truth).square().mean((0, 1)) / truth.var((0, 1))).mean()
+    assert compare(wave, other).item() == pytest.approx(shares.item(), rel=1e-3)
+    block = compare.model.encoder.layers[1]
+    louder = block.register_forward_hook(lambda _, given, out: out * torch.logspace(0, 1, out.shape[2]))
+    assert compare(wave, other).item() == pytest.approx(shares.item(), rel=1e-2)
+    louder.remove()
+    task = task_of(f"perceptual={names['encoder']}", "perceptual_layers=[2]", "perceptual_relative=true")
+    assert task.perceptual.relative
+
+
 def test_log_mel_counts_loudness_alike_at_all_levels():
     wave = torch.randn(2, 8000)
     loss = spectral.log_mel(2 * wave, wave, 16000, (512, 2048))

@@ -112,13 +112,40 @@ def test_an_unknown_condition_is_refused():
         (SoundStream, {"dim": 0}),
         (SoundStream, {"strides": ()}),
         (SoundStream, {"beam": 0}),
+        (SoundStream, {"ahead": -1}),
+        (SoundStream, {"ahead": 7}),
         (spectral.Spectral, {"steps": (8, 0)}),
         (spectral.Spectral, {"ahead": -1}),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(kind, sizes):
-    with pytest.raises(ConfigError, match=f"{[*sizes][0]}: .* or more"):
+    with pytest.raises(ConfigError, match=f"{[*sizes][0]}: .* or (more|less)"):
         kind(kind.Config(**sizes))
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_frame_of_sound_sees_so_many_frames_ahead_and_no_more(ahead):
+    model, changed = small(ahead=ahead), 15
+    z = torch.randn(1, model.config.dim, 30)
+    other = z.clone()
+    other[:, :, changed] += 1
+    with torch.no_grad():
+        apart = (model.synthesise(z)[0] - model.synthesise(other)[0])[0, 0].abs()
+    first = int(apart.nonzero()[0, 0]) - model.delay  # the sample of the recording, whose copy comes `delay` late
+    assert first == (changed - ahead) * HOP and model.latency == (1 + ahead) * HOP / 16000
+
+
+def test_the_start_is_as_good_however_far_it_looks_ahead():
+    """A linear transform codec from the first step on, its output at the right time (0 where it is not)."""
+    wave = speech(200 * HOP)[None]
+    found = []
+    for ahead in (0, 3):
+        torch.manual_seed(0)
+        model = SoundStream(Config(sample_rate=16000, encoder_filters=8, decoder_filters=8, ahead=ahead))
+        with torch.no_grad():
+            out = model(wave, quantise=False).wave
+        found.append(float(torch.cosine_similarity(out, wave, 2)))
+    assert min(found) > 0.35
 
 
 def test_the_paper_net_has_its_rates_and_its_size():

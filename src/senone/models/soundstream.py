@@ -25,6 +25,7 @@ class Config:
 
     The paper does not give the embedding size. 128 makes 9.8 M parameters of its net, where its Table I says 8.4.
     beam: choices of codes that encoding keeps in mind, 1 in the paper (see `ResidualVQ`).
+    ahead: frames that the decoder waits for before it speaks, of the seven that its first layer sees; 0 in the paper.
     """
 
     sample_rate: int = 24000
@@ -35,6 +36,7 @@ class Config:
     levels: int = 24
     size: int = 1024
     beam: int = 1
+    ahead: int = 0
     exact: bool = True
 
 
@@ -64,8 +66,12 @@ class SoundStream(AudioTokenizer):
         super().__init__()
         configs.at_least(config, 1, "sample_rate", "encoder_filters", "decoder_filters", "strides", "dim")
         configs.at_least(config, 1, "levels", "size", "beam")
+        configs.at_least(config, 0, "ahead")
+        if config.ahead > 6:
+            raise configs.ConfigError(f"ahead: {config.ahead} must be 6 or less: the first layer sees 7 frames")
         self.config = config
         self.sample_rate, self.hop, self.exact = config.sample_rate, prod(config.strides), config.exact
+        self.delay = config.ahead * self.hop
         self.context = Context(reach(config.strides) / config.sample_rate)
         self.encoder = encoder(config.encoder_filters, config.strides)
         width = config.encoder_filters * 2 ** len(config.strides)
@@ -73,7 +79,7 @@ class SoundStream(AudioTokenizer):
         self.embed = CausalConv1d(width, config.dim, 3)
         self.quantizer = ResidualVQ(config.dim, config.size, config.levels, beam=config.beam)
         self.decoder = decoder(config.decoder_filters, config.strides, config.dim)
-        start_linear(self.encoder, self.embed, self.decoder, config.strides)
+        start_linear(self.encoder, self.embed, self.decoder, config.strides, config.ahead)
 
     def analyse(
         self,

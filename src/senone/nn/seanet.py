@@ -34,14 +34,15 @@ def residual_units(width: int) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def start_linear(encoder: Chain, embed: nn.Conv1d, decoder: Chain, strides: tuple[int, ...]) -> None:
+def start_linear(encoder: Chain, embed: nn.Conv1d, decoder: Chain, strides: tuple[int, ...], ahead: int = 0) -> None:
     """Weights to start training with: a linear transform codec, and a little noise on top.
 
     From torch's own start, a net this deep without normalisation needs thousands of steps before any waveform comes
     through, and its codebooks collapse on the constant that does (docs/log.md). Here residual units begin as nothing,
     ELU is nearly linear at the small scale chosen (the embedding is large again, for the commitment loss), and the
     strided convolutions begin as the Karhunen-Loeve transform of a first-order process with the correlation of speech:
-    of each hop the strongest coefficients reach the bottleneck, and the decoder begins as the transpose.
+    of each hop the strongest coefficients reach the bottleneck, and the decoder begins as the transpose, `ahead` frames
+    late.
     """
     nets = [module for net in (encoder, embed, decoder) for module in net.modules()]
     for conv_ in (module for module in nets if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)):
@@ -60,9 +61,9 @@ def start_linear(encoder: Chain, embed: nn.Conv1d, decoder: Chain, strides: tupl
         new, old, stride = weights.shape
         enter.weight[:new, :old, stride:] += weights.to(enter.weight)
         leave.weight[:new, :old, :stride] += weights.to(enter.weight)
-    for conv_, scale in ((embed, LARGE), (decoder[0], 1 / LARGE)):
+    for conv_, late, scale in ((embed, 0, LARGE), (decoder[0], ahead, 1 / LARGE)):
         assert isinstance(conv_, nn.Conv1d)
-        conv_.weight[:, :, -1] += scale * torch.eye(*conv_.weight.shape[:2])
+        conv_.weight[:, :, -1 - late] += scale * torch.eye(*conv_.weight.shape[:2])
 
 
 def karhunen_loeve(strides: tuple[int, ...], most: list[int]) -> Iterator[Float[Tensor, "new old step"]]:

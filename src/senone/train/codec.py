@@ -64,7 +64,8 @@ class CodecRecipe(Recipe):
     continuous: steps without quantizer at the start, so that k-means meets vectors that mean something.
     adversarial: see `loss.adversarial`. teacher, layer: see `train.teacher.Teacher`, of a codec that learns from one.
     freeze: parts of the model that stay as they are, such as [encoder, quantizer].
-    perceptual: an encoder by whose `perceptual_layers` the loss "perceptual" compares sounds from `perceptual_from` on.
+    perceptual: an encoder by whose `perceptual_layers` the loss "perceptual" compares sounds from `perceptual_from` on,
+    each channel by its own variance if `perceptual_relative`.
     """
 
     continuous: int = 0
@@ -80,6 +81,7 @@ class CodecRecipe(Recipe):
     perceptual: str = ""
     perceptual_layers: tuple[int, ...] = ()
     perceptual_from: int = 0
+    perceptual_relative: bool = False
     discriminators: tuple[Judge, ...] = ()
     optim: dict[str, Optimiser] = field(
         default_factory=lambda: {"generator": Optimiser(), "discriminator": Optimiser(lr=2e-4)}
@@ -158,7 +160,7 @@ class CodecTask:
         self.teacher = self._teacher()
         self.perceptual = None
         if recipe.perceptual:
-            self.perceptual = Perceptual(recipe.perceptual, recipe.perceptual_layers, model)
+            self.perceptual = Perceptual(recipe.perceptual, recipe.perceptual_layers, model, recipe.perceptual_relative)
         known = {"mel", "logmel", "stft", "wave", "adv", "feat", "disc", "commit", "distill", "perceptual"}
         known |= self._own_losses()
         for name in recipe.weights.keys() - known:

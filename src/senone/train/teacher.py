@@ -71,16 +71,20 @@ class Teacher:
 
 class Perceptual:
     """How far two sounds are apart in the hidden states of an encoder (X-codec2's late phase): mean square, averaged
-    over `layers` as `Teacher` counts them. The gradient goes through the encoder into the second sound."""
+    over `layers` as `Teacher` counts them. The gradient goes through the encoder into the second sound.
 
-    def __init__(self, name: str, layers: tuple[int, ...], codec: AudioTokenizer) -> None:
+    relative: each channel counts by its own variance, so that a few loud ones do not drown the others; the loss is 1
+    where the second sound says nothing of the first (not in the paper).
+    """
+
+    def __init__(self, name: str, layers: tuple[int, ...], codec: AudioTokenizer, relative: bool = False) -> None:
         self.model, self.name, self.rate = frozen(name), name, codec.sample_rate
         depth = len(blocks(self.model, name))
         if not layers or not 0 <= min(layers) <= max(layers) <= depth:
             raise TrainError(f"perceptual_layers must be some of 0 to {depth} with '{name}', got {list(layers)}")
         if getattr(self.model.config, "feature_grad", 1) == 0:
             raise TrainError(f"no gradient reaches a wave through '{name}', whose feature_grad is 0")
-        self.layers = layers
+        self.layers, self.relative = layers, relative
 
     def __call__(self, real: Float[Tensor, "batch samples"], fake: Float[Tensor, "batch samples"]) -> Tensor:
         model = self.model.to(real.device)
@@ -88,7 +92,12 @@ class Perceptual:
         with torch.no_grad():
             truth = hidden(model, resampled(real, samples), self.layers, self.name)
         said = hidden(model, resampled(fake, samples), self.layers, self.name)
-        return torch.stack([F.mse_loss(a.float(), b.float()) for a, b in zip(said, truth, strict=True)]).mean()
+        pairs = [(a.float(), b.float()) for a, b in zip(said, truth, strict=True)]
+        return torch.stack([((a - b).square() / self._scale(b)).mean() for a, b in pairs]).mean()
+
+    def _scale(self, truth: Float[Tensor, "batch frame width"]) -> Tensor | float:
+        variance = truth.var((0, 1)) if self.relative else None
+        return 1.0 if variance is None else variance + 1e-4 * variance.mean()
 
 
 def frozen(name: str) -> Any:
