@@ -74,3 +74,24 @@ def test_the_ladder_says_what_is_out_of_order():
     said = ladder.broken(means, ["pesq_wb", "stoi"])
     assert [sentence.split()[0] for sentence in said] == ["stoi:", "pesq_wb:", "8"]
     assert ladder.broken(means, ["pesq_wb"])[0].startswith("pesq_wb")
+
+
+def test_a_decoder_as_wide_as_before_is_the_one_before_and_a_narrower_one_is_near():
+    import torch
+    from narrow import narrow
+
+    from senone.models.soundstream import Config, SoundStream
+
+    torch.manual_seed(0)
+    sizes = {"encoder_filters": 2, "decoder_filters": 4, "strides": (2, 4), "dim": 8, "levels": 2, "size": 8}
+    model = SoundStream(Config(sample_rate=16000, **sizes)).eval()
+    z = [torch.randn(8, 400) for _ in range(4)]
+    with torch.no_grad():
+        wave = model.synthesise(torch.stack(z))[0]
+        found = [narrow(model, *shape, z).synthesise(torch.stack(z))[0] for shape in ((4, 0), (3, 0), (4, 2))]
+    late = torch.nn.functional.pad(wave, (2 * model.hop, 0))[:, :, : wave.shape[2]]
+    errors = [
+        float((got - want).square().sum() / want.square().sum())
+        for got, want in zip(found, (wave, wave, late), strict=True)
+    ]
+    assert errors[0] < 1e-4 and errors[0] < errors[1] < 0.5 and errors[2] < 0.3
