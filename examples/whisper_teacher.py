@@ -2,6 +2,7 @@
 
     senone train speechtokenizer data=train.tsv recipe=mini \\
         teacher=examples/whisper_teacher.py:WhisperEncoder layer=3 model.teacher_width=384
+    senone train spectral data=train.tsv recipe=mini perceptual=examples/whisper_teacher.py:WhisperEncoder
     senone train xcodec2 data=train.tsv recipe=mini teacher=ENCODER \\
         perceptual=examples/whisper_teacher.py:WhisperEncoder 'perceptual_layers=[1, 2, 3]'
     python examples/whisper_teacher.py train.tsv units.labels     # its k-means units, for `senone train hubert labels=`
