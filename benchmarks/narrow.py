@@ -37,14 +37,14 @@ def main() -> None:
     say.add_argument("--ahead", type=int, default=0, help="frames that the narrow decoder waits for")
     say.add_argument("--seconds", type=float, default=160, help="of speech to fit by")
     options = say.parse_args()
-    old = senone.load(options.model)
-    if not isinstance(old, SoundStream):
-        raise SystemExit(f"{options.model} is a {type(old).__name__}, not a SoundStream")
     try:
+        old = senone.load(options.model)
+        if not isinstance(old, SoundStream):
+            raise SystemExit(f"{options.model} is a {type(old).__name__}, not a SoundStream")
         new = narrow(old, options.filters, options.ahead, speech(old, options.data, options.seconds))
+        new.save_pretrained(options.out)
     except SenoneError as error:
         raise SystemExit(str(error)) from None
-    new.save_pretrained(options.out)
 
 
 def speech(model: SoundStream, data: str, seconds: float) -> Sounds:
@@ -66,7 +66,7 @@ def narrow(old: SoundStream, filters: int, ahead: int, z: Sounds) -> SoundStream
     new.load_state_dict(rest, strict=False)
     wide, thin = list(old.decoder), list(new.decoder)
     given, wanted = z, _through(wide[0], z)
-    kept = _strongest(_power(_elu(wanted)) * wide[2].weight.square().sum((1, 2)), thin[0].out_channels)
+    kept = _strongest(_sent([wanted], [], wide[2]), thin[0].out_channels)
     given = _fit(thin[0], given, _rows(wanted, kept), ahead - old.config.ahead)
     for first in range(2, len(wide) - 2, 5):  # after an ELU: a transposed convolution, three residual units
         reads = wide[first + 5]
@@ -78,10 +78,8 @@ def narrow(old: SoundStream, filters: int, ahead: int, z: Sounds) -> SoundStream
         for i, (unit, small) in enumerate(zip(wide[first + 1 : first + 4], thin[first + 1 : first + 4], strict=True)):
             given = _fit_unit(unit, small, given, streams[i], _rows(streams[i + 1], kept))
         wanted = streams[-1]
-        print(
-            f"{len(kept)} of {streams[0][0].shape[0]} channels: {_decibels(given, _rows(wanted, kept)):.1f} dB",
-            flush=True,
-        )
+        error = _decibels(given, _rows(wanted, kept))
+        print(f"{len(kept)} of {len(wanted[0])} channels: {error:.1f} dB", flush=True)
     wanted = _through(wide[-1], _elu(wanted))
     print(f"the wave: {_decibels(_fit(thin[-1], _elu(given), wanted), wanted):.1f} dB")
     return new

@@ -113,26 +113,27 @@ def test_an_unknown_condition_is_refused():
         (SoundStream, {"strides": ()}),
         (SoundStream, {"beam": 0}),
         (SoundStream, {"ahead": -1}),
-        (SoundStream, {"ahead": 7}),
         (spectral.Spectral, {"steps": (8, 0)}),
         (spectral.Spectral, {"ahead": -1}),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(kind, sizes):
-    with pytest.raises(ConfigError, match=f"{[*sizes][0]}: .* or (more|less)"):
+    with pytest.raises(ConfigError, match=f"{[*sizes][0]}: .* or more"):
         kind(kind.Config(**sizes))
 
 
+def test_more_look_ahead_than_the_first_layer_sees_is_refused():
+    with pytest.raises(ConfigError, match="ahead: 7 must be 6 or less: the first layer sees 7 frames"):
+        small(ahead=7)
+
+
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_a_frame_of_sound_sees_so_many_frames_ahead_and_no_more(ahead):
+def test_a_frame_of_sound_sees_so_many_frames_ahead_and_no_more(ahead, onset):
     model, changed = small(ahead=ahead), 15
-    z = torch.randn(1, model.config.dim, 30)
-    other = z.clone()
-    other[:, :, changed] += 1
-    with torch.no_grad():
-        apart = (model.synthesise(z)[0] - model.synthesise(other)[0])[0, 0].abs()
-    first = int(apart.nonzero()[0, 0]) - model.delay  # the sample of the recording, whose copy comes `delay` late
-    assert first == (changed - ahead) * HOP and model.latency == (1 + ahead) * HOP / 16000
+    assert (
+        onset(model, model.config.dim, changed) == (changed - ahead) * HOP
+        and model.latency == (1 + ahead) * HOP / 16000
+    )
 
 
 def test_the_start_is_as_good_however_far_it_looks_ahead():

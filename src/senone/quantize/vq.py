@@ -181,12 +181,11 @@ class ResidualVQ(nn.Module):
             costs = (book.distances(residual) + cost).reshape(len(x), -1)
             cost, best = costs.topk(min(self.beam, costs.shape[1]) if i else 1, largest=False)
             way, code = best // self.sizes[i], best % self.sizes[i]
-            steps.append((way, code))
-            if len(x) > 1:  # way of which row
-                way = way + torch.arange(0, len(residual), len(residual) // len(x), device=x.device)[:, None]
-            residual = residual.index_select(0, way.view(-1)) - book.codes.index_select(0, code.view(-1))
+            first = torch.arange(0, len(residual), len(residual) // len(x), device=x.device)  # way of each row
+            residual = residual.index_select(0, (first[:, None] + way).view(-1)) - book(code.view(-1))
             cost = cost.view(-1, 1)
-        codes, at = [], torch.zeros_like(steps[-1][0][:, :1])  # back from the best of the last level
+            steps.append((way, code))
+        codes, at = [], torch.zeros_like(way[:, :1])  # back from the best of the last level
         for way, code in reversed(steps):
             codes.append(code.gather(1, at))
             at = way.gather(1, at)

@@ -92,12 +92,14 @@ class Perceptual:
         with torch.no_grad():
             truth = hidden(model, resampled(real, samples), self.layers, self.name)
         said = hidden(model, resampled(fake, samples), self.layers, self.name)
-        pairs = [(a.float(), b.float()) for a, b in zip(said, truth, strict=True)]
-        return torch.stack([((a - b).square() / self._scale(b)).mean() for a, b in pairs]).mean()
+        return torch.stack([self._apart(a.float(), b.float()) for a, b in zip(said, truth, strict=True)]).mean()
 
-    def _scale(self, truth: Float[Tensor, "batch frame width"]) -> Tensor | float:
-        variance = truth.var((0, 1)) if self.relative else None
-        return 1.0 if variance is None else variance + 1e-4 * variance.mean()
+    def _apart(self, said: Float[Tensor, "batch frame width"], truth: Float[Tensor, "batch frame width"]) -> Tensor:
+        square = (said - truth).square()
+        if self.relative:
+            variance = truth.var((0, 1))
+            square = square / (variance + 1e-4 * variance.mean())  # a channel that says nothing must not count for all
+        return square.mean()
 
 
 def frozen(name: str) -> Any:
