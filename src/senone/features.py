@@ -43,6 +43,7 @@ def stft(wave: Float[Tensor, "batch samples"], n_fft: int, hop: int) -> Complex[
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # whoever asks first, this serves all
 def mel_filters(rate: int, n_fft: int, mels: int) -> Float[Tensor, "mel bin"]:
     """Triangular filters on the Slaney mel scale, each of unit area (librosa's default)."""
     points = _mel_to_hz(torch.linspace(0, float(_hz_to_mel(torch.tensor(rate / 2.0))), mels + 2, dtype=torch.float64))
@@ -124,11 +125,13 @@ def _hold(x: Tensor, last: Tensor | None) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _povey_window(size: int) -> Tensor:
     return torch.hann_window(size, periodic=False, dtype=torch.float64) ** 0.85
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _kaldi_filters(rate: int, n_fft: int, mels: int) -> Float[Tensor, "bin mel"]:
     """Triangles that are straight in mel = 1127 ln(1 + Hz / 700), of height one."""
     low, high = (1127 * torch.log1p(torch.tensor(hz / 700, dtype=torch.float64)) for hz in (20, rate / 2))
@@ -139,6 +142,7 @@ def _kaldi_filters(rate: int, n_fft: int, mels: int) -> Float[Tensor, "bin mel"]
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _lifted_dct(mels: int, size: int) -> Float[Tensor, "mel {size}"]:
     """Orthonormal DCT-II, row k weighted by Kaldi's lifter 1 + 11 sin(pi k / 22)."""
     k = torch.arange(size, dtype=torch.float64)

@@ -167,6 +167,7 @@ class Pretrained:
         return folder
 
     @classmethod
+    @torch.inference_mode(False)
     def from_pretrained(cls, folder: str | Path) -> Self:
         """Read what `save_pretrained` wrote, in evaluation mode. Raises HubError naming file and key."""
         folder = Path(folder)
@@ -282,6 +283,7 @@ def names() -> list[str]:
     return bundled + list(PRESETS)
 
 
+@torch.inference_mode(False)  # weights that can be trained, wherever they were asked for
 def load(name: str | Path) -> Any:
     """A model in evaluation mode: a bundled NAME, a directory, `org/repo` on the hub, or a class of one's own.
 

@@ -323,6 +323,7 @@ class AudioTokenizer(nn.Module, Pretrained):
         """The model that computes codes, and a tensor of the device and type it wants its waves in."""
         return self._cached("coder", self._twin) if self.exact else (self, self._like())
 
+    @torch.inference_mode(False)  # whoever asks first, this serves all
     def _twin(self) -> tuple["AudioTokenizer", Tensor]:
         twin = copy.deepcopy(self).eval()
         if twin._like().device.type == "mps":  # no double precision there
@@ -383,7 +384,9 @@ class Stream:
             raise AudioError(f"a stream takes mono samples of shape (1, samples), got {tuple(wave.shape)}")
         self.tokenizer._know(conditions)
         wave = wave[None].to(self._like)
-        data, state = self._model._push(wave, self.state["encoder"], last, self.levels, conditions)
+        with torch.inference_mode():  # a tenth faster than without gradients only
+            data, state = self._model._push(wave, self.state["encoder"], last, self.levels, conditions)
+        data = data.clone()  # what leaves the session may go where gradients are wanted
         held = self.state["in"] + wave.shape[2]
         samples = held if last else data.shape[2] * self.spec.hop
         self.state = self.state | {"encoder": state, "in": held - samples}
@@ -397,9 +400,10 @@ class Stream:
         samples = int(codes.samples[0])
         if not last and samples != codes.data.shape[2] * self.spec.hop:
             raise CodesError("only the last piece of a stream may end inside a frame: decode it with last=True")
-        wave, state = self.tokenizer._pull(codes.data, self.state["decoder"], last)
+        with torch.inference_mode():
+            wave, state = self.tokenizer._pull(codes.data, self.state["decoder"], last)
         due = self.state["due"] + samples
-        wave = wave[0, :, :due]
+        wave = wave[0, :, :due].clone()
         self.state = self.state | {"decoder": state, "due": 0 if last else due - wave.shape[1]}
         return Audio(wave, self.spec.sample_rate)
 

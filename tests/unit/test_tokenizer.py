@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from senone import tree
+from senone import features, hub, tree
 from senone.audio import Audio, AudioError
 from senone.codes import Codes, CodesError
 from senone.hub import user_class
+from senone.loss.spectral import multiscale_mel
 from senone.quantize.vq import ResidualVQ
 from senone.tokenizer import Context
 from senone.tree import TreeError
@@ -198,6 +199,31 @@ def test_half_and_autocast_do_not_change_what_is_exact():
     with torch.autocast("cpu", torch.bfloat16):
         inside = model.encode(audio)
     assert torch.equal(inside.data, model.encode(audio).data)
+
+
+def test_inference_mode_leaves_nothing_that_cannot_be_trained():
+    wave = 0.1 * torch.randn(1, 8000)
+    features.mel_filters.cache_clear()
+    with torch.inference_mode():
+        model = hub.load("soundstream-mini")
+        whole, session = model.encode(Audio(wave, 16000)), model.stream()
+        codes = session.encode(wave, last=True)
+        sound = session.decode(codes, last=True)
+        model.decode(whole)
+        multiscale_mel(wave, wave, 16000, (512,))
+    assert torch.equal(whole.data, codes.data)
+    assert torch.equal(whole.data, model.encode(Audio(wave, 16000)).data)
+    multiscale_mel(model.train()(wave[None], None).wave[:, 0], sound.wave, 16000, (512,)).backward()
+    assert all(weight.grad is not None for weight in model.encoder.parameters())
+
+
+def test_what_leaves_a_session_may_go_where_gradients_are_wanted():
+    model, wave = codec(), torch.randn(1, 20 * HOP)
+    session = model.stream()
+    codes = session.encode(wave)
+    sound = session.decode(codes).wave.requires_grad_()
+    (nn.Embedding(codes.spec.sizes[0], 1)(codes.data).sum() + sound.square().sum()).backward()
+    assert torch.equal(sound.grad, 2 * sound)
 
 
 def test_trees_come_back_as_they_were(tmp_path):

@@ -89,6 +89,7 @@ def _depthwise(x: Float[Tensor, "batch time channel"], weight: Tensor, stride: i
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)  # whoever asks first, this serves all
 def _filters() -> tuple[Float[Tensor, "2 7"], Float[Tensor, "1 13"]]:
     """Both phases of the up-sampling, and the down-sampling: a sinc under a Kaiser window, cut off at half of the
     lower band; as in BigVGAN's code, where the transition is 0.3 wide and the sum 1."""

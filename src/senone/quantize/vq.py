@@ -53,9 +53,10 @@ class Codebook(nn.Module):
         total, usage = self.embedding_sum, self.cluster_usage
         key = (id(total), total._version, id(usage), usage._version)
         if self._table[0] != key:
-            codes = total / usage.clamp(min=1e-5)[:, None]
-            # the codes turned in memory: one row against them, in double precision, takes an eighth of the time
-            self._table = key, codes, squares(codes), codes.T.contiguous()
+            with torch.inference_mode(False):  # whoever asks first, these serve all
+                codes = total / usage.clamp(min=1e-5)[:, None]
+                # the codes turned in memory: one row against them, in double precision, takes an eighth of the time
+                self._table = key, codes, squares(codes), codes.T.contiguous()
         return self._table[1:]
 
     def forward(self, index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
