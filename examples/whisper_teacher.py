@@ -4,7 +4,7 @@
         teacher=examples/whisper_teacher.py:WhisperEncoder layer=3 model.teacher_width=384
     senone train spectral data=train.tsv recipe=mini perceptual=examples/whisper_teacher.py:WhisperEncoder
     senone train xcodec2 data=train.tsv recipe=mini teacher=ENCODER \\
-        perceptual=examples/whisper_teacher.py:WhisperEncoder 'perceptual_layers=[1, 2, 3]'
+        perceptual=examples/whisper_teacher.py:WhisperEncoder 'perceptual_layers=[3, 5]'
     python examples/whisper_teacher.py train.tsv units.labels     # its k-means units, for `senone train hubert labels=`
 
 The weights, whisper-tiny.en.pt, are read from the folder SENONE_METRICS (docs/metrics.md says where they are from). It
@@ -29,13 +29,28 @@ from senone.quantize.kmeans import fit
 FILE, LAYER, CLUSTERS, HOURS = "whisper-tiny.en.pt", 3, 500, 0.6
 
 
+class Reads(nn.Module):
+    """One block more: what Whisper's decoder reads of its encoder, the keys and values of all its blocks."""
+
+    def __init__(self, norm, weights):
+        super().__init__()
+        self.norm, self.weight = norm, nn.Parameter(torch.cat(weights).float())
+
+    def forward(self, x):
+        return F.linear(self.norm(x), self.weight), None
+
+
 @dataclass(frozen=True)
 class Config:
     """Nothing to choose: the file says it."""
 
 
 class WhisperEncoder(nn.Module):
-    """What a Teacher asks for: sample_rate, hop, reach, width, encoder.layers, and features(wave, layer=...)."""
+    """What a Teacher asks for: sample_rate, hop, reach, width, encoder.layers, and features(wave, layer=...).
+
+    The last layer, one past Whisper's own, is for the loss "perceptual" alone: it is wider. What no word depends on,
+    such as the noise between words, fills a good part of Whisper's last block, and is not in it.
+    """
 
     Config, model_type = Config, "my_whisper_encoder"
     sample_rate, hop, reach = 16000, 320, 320
@@ -47,12 +62,15 @@ class WhisperEncoder(nn.Module):
         self.mels, *others = (sizes[name] for name in SIZES if name != "n_vocab")
         own = {name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")}
         self.encoder = neural.fit(Encoder(self.mels, *others), own, path).float()
-        self.encoder.layers, self.width = self.encoder.blocks, others[1]
+        parts = [f"{i}.cross_attn.{part}" for i in range(sizes["n_text_layer"]) for part in ("key", "value")]
+        reads = Reads(self.encoder.ln_post, [weights[f"decoder.blocks.{part}.weight"] for part in parts])
+        self.encoder.layers, self.width = nn.ModuleList([*self.encoder.blocks, reads]), others[1]
 
     @torch.no_grad()
     def features(self, wave, lengths=None, layer=None):
-        """What a Teacher says: `forward`, without a gradient."""
-        return self(wave, layer)
+        """What a Teacher says: `forward`, without a gradient and in single precision."""
+        with torch.autocast(wave.device.type, enabled=False):
+            return self(wave, len(self.encoder.blocks) if layer is None else layer)
 
     def forward(self, wave, layer=None):
         """(batch samples), without the 30 s that Whisper fills up -> (batch frame width), the output of a block; with
@@ -61,10 +79,10 @@ class WhisperEncoder(nn.Module):
         wave = wave[:, : wave.shape[1] // 320 * 320]
         with torch.autocast(wave.device.type, enabled=False):
             mel = spectrum(wave, self.mels)
-            x = F.gelu(self.encoder.conv2(F.gelu(self.encoder.conv1(mel)))).transpose(1, 2)
-            x = x + self.encoder.positional_embedding[: x.shape[1]]
-            for block in self.encoder.layers[:layer]:
-                x, _ = block(x)
+        x = F.gelu(self.encoder.conv2(F.gelu(self.encoder.conv1(mel)))).transpose(1, 2)
+        x = x + self.encoder.positional_embedding[: x.shape[1]]
+        for block in self.encoder.layers[:layer]:
+            x, _ = block(x)
         return x
 
 

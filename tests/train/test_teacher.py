@@ -9,7 +9,7 @@ from torch import nn
 
 import senone
 from senone.config import ConfigError
-from senone.eval.whisper import Encoder
+from senone.eval.whisper import Whisper
 from senone.loss import distill, spectral
 from senone.models import soundstream
 from senone.models.hubert import Hubert
@@ -222,8 +222,9 @@ def test_a_discriminator_of_nothing_is_refused(sizes):
 
 def test_the_example_makes_whisper_a_teacher(tmp_path, monkeypatch):
     sizes = {"n_mels": 80, "n_vocab": 8, "n_audio_ctx": 40, "n_audio_state": 8, "n_audio_head": 2, "n_audio_layer": 2}
-    net = Encoder(80, 40, 8, 2, 2)
-    weights = {f"encoder.{name}": weight for name, weight in net.state_dict().items()}
+    sizes |= {"n_text_ctx": 4, "n_text_state": 8, "n_text_head": 2, "n_text_layer": 1}
+    net = Whisper(sizes)
+    weights = dict(net.state_dict())
     torch.save({"dims": sizes, "model_state_dict": weights}, tmp_path / "whisper-tiny.en.pt")
     monkeypatch.setenv("SENONE_METRICS", str(tmp_path))
     teacher = Teacher(f"{EXAMPLES / 'whisper_teacher.py'}:WhisperEncoder", 1, codec(16000))
@@ -233,3 +234,9 @@ def test_the_example_makes_whisper_a_teacher(tmp_path, monkeypatch):
     assert teacher.width == 8 and said.shape == (1, 25, 8)
     mel = teacher.model.features(wave, layer=0) - teacher.model.features(torch.zeros_like(wave), layer=0)
     assert int(mel.abs().sum(2).argmax()) == 5  # frames stand around the middle of hops
+    x, y = (teacher.model(wave, layer=layer) for layer in (2, 3))  # one past the last: what the decoder reads
+    theirs = net.decoder.blocks[0].cross_attn.keys(net.encoder.ln_post(x))
+    keys, values = (part.transpose(1, 2).flatten(2) for part in theirs)
+    values = values - net.decoder.blocks[0].cross_attn.value.bias
+    torch.testing.assert_close(y, torch.cat([keys, values], 2))
+    assert torch.equal(teacher.model.features(wave), x)

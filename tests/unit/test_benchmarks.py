@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from senone.audio import Audio
+from senone.data.manifest import read
 from senone.eval import corpus
 
 
@@ -95,3 +98,27 @@ def test_a_decoder_as_wide_as_before_is_the_one_before_and_a_narrower_one_is_nea
         for got, want in zip(found, (wave, wave, late), strict=True)
     ]
     assert errors[0] < 1e-4 and errors[0] < errors[1] < 0.5 and errors[2] < 0.3
+
+
+def test_another_voice_is_the_same_sound_faster_or_slower_through_an_equaliser(folders, monkeypatch, capsys):
+    from voices import DECIBELS, SPEEDS, main, varied
+
+    tone = Audio(torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)[None] / 2, 16000)
+    others = [varied(tone, np.random.default_rng(seed)) for seed in range(8)]
+    for other in others:
+        speed = 1 / other.seconds
+        peak = torch.fft.rfft(other.wave[0]).abs().argmax() / other.seconds
+        assert SPEEDS[0] - 0.01 < speed < SPEEDS[1] + 0.01
+        assert abs(float(peak) - 1000 * speed) < 2 and abs(float(other.wave.abs().max()) - 0.5) < 1e-3
+    assert len({other.wave.shape for other in others}) == 8
+    two = Audio(tone.wave + torch.sin(2 * torch.pi * 4000 * torch.arange(16000) / 16000) / 2, 16000)
+    spectra = [torch.fft.rfft(varied(two, np.random.default_rng(seed)).wave[0]).abs().topk(2)[0] for seed in range(8)]
+    ratios = [20 * float((a / b).log10()) for a, b in spectra]
+    assert max(ratios) > 3 and max(ratios) < 2 * DECIBELS + 1  # the tones were equally loud
+
+    monkeypatch.setattr("sys.argv", ["voices.py", str(folders / "speech"), str(folders / "more"), "--copies", "2"])
+    main()
+    assert [cut.speaker for cut in read(folders / "more")] == ["0-0", "0-1"]
+    monkeypatch.setattr("sys.argv", ["voices.py", str(folders / "nothing"), str(folders / "more")])
+    with pytest.raises(SystemExit, match="nothing"):
+        main()

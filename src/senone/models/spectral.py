@@ -34,7 +34,7 @@ class Config:
     steps: tuple[int, ...] = (8, 8, 8, 8)
     levels: int = 10
     encoder_dim: int = 256
-    encoder_blocks: int = 4
+    encoder_blocks: int = 8
     decoder_dim: int = 320
     decoder_blocks: int = 8
     ahead: int = 3

@@ -196,8 +196,8 @@ class CodecTask:
                 losses["stft"] = (share.square() * spectral.complex_stft(fake, real)).mean()
             if self._weight("wave"):
                 losses["wave"] = (fake - real).abs().mean()
-            if self.perceptual and batch["step"] >= self.recipe.perceptual_from and self._weight("perceptual"):
-                losses["perceptual"] = self.perceptual(real, fake)
+        if self.perceptual and batch["step"] >= self.recipe.perceptual_from and self._weight("perceptual"):
+            losses["perceptual"] = self.perceptual(real, fake)  # most of the work, in the recipe's precision
         losses |= {name: loss for name, loss in output.losses.items() if self._weight(name)}
         if judging and judge is not None and (self._weight("adv") or self._weight("feat")):
             said = judge(a)
