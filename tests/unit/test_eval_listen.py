@@ -36,7 +36,9 @@ def run(tmp_path) -> Run:
     ]
     systems = [{"name": name, "fingerprint": "f"} for name in SYSTEMS]
     (tmp_path / "run.json").write_text(json.dumps({"systems": systems, "metrics": [], "utterances": utterances}))
-    delays = [{"name": name, "delay": 100.0 if name == "behind" else None} for name in SYSTEMS]
+    # of "toy:2" every clip has another delay: none is taken out
+    late = {"behind": {"delay": 100.0, "delay_steady": True}, "toy:2": {"delay": 50.0, "delay_steady": False}}
+    delays = [{"name": name, "delay": None, "delay_steady": False} | late.get(name, {}) for name in SYSTEMS]
     (tmp_path / "summary.json").write_text(json.dumps({"systems": delays}))
     return Run.open(tmp_path)
 

@@ -44,9 +44,10 @@ def read(path: Path) -> tuple[Float32[np.ndarray, "samples"], int]:
 
 
 def decoded(run: Run, system: str, utterance: str) -> tuple[Float32[np.ndarray, "samples"], int]:
-    """As `read`, of what a system made, without the delay that was measured: it plays beside the original."""
+    """As `read`, of what a system made, without the delay that most clips agree on: it plays beside the original."""
     wave, rate = read(run.audio(system, utterance))
-    late = next((each.get("delay") or 0 for each in run.summary["systems"] if each["name"] == system), 0)
+    steady = (each for each in run.summary["systems"] if each["name"] == system and each.get("delay_steady"))
+    late = next((each["delay"] for each in steady), 0)
     return wave[round(late) if late >= rate / 1000 else 0 :], rate  # less is nothing to hear, and hard to measure
 
 
