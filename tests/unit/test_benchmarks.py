@@ -100,7 +100,7 @@ def test_a_decoder_as_wide_as_before_is_the_one_before_and_a_narrower_one_is_nea
     assert errors[0] < 1e-4 and errors[0] < errors[1] < 0.5 and errors[2] < 0.3
 
 
-def test_another_voice_is_the_same_sound_faster_or_slower_through_an_equaliser(folders, monkeypatch, capsys):
+def test_another_voice_is_the_same_sound_faster_or_slower_through_an_equaliser(folders, monkeypatch):
     from voices import DECIBELS, SPEEDS, main, varied
 
     tone = Audio(torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)[None] / 2, 16000)

@@ -130,10 +130,8 @@ def test_more_look_ahead_than_the_first_layer_sees_is_refused():
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_a_frame_of_sound_sees_so_many_frames_ahead_and_no_more(ahead, onset):
     model, changed = small(ahead=ahead), 15
-    assert (
-        onset(model, model.config.dim, changed) == (changed - ahead) * HOP
-        and model.latency == (1 + ahead) * HOP / 16000
-    )
+    assert onset(model, model.config.dim, changed) == (changed - ahead) * HOP
+    assert model.latency == (1 + ahead) * HOP / 16000
 
 
 def test_the_start_is_as_good_however_far_it_looks_ahead():
