@@ -61,6 +61,36 @@ def test_frozen_parts_stay_as_they_are(words, tmp_path):
         task_of(words, "freeze=[encodr]")
 
 
+def test_a_denoiser_learns_beside_a_codec_that_stays_as_it_is(folder, words, tmp_path, log):
+    begun = run("soundstream", [*words, "steps=2"], tmp_path / "begun")
+    parts = "freeze=[encoder, film, embed, quantizer, decoder]"
+    more = [
+        f"init={begun}",
+        "model.denoiser=8",
+        "denoiser=true",
+        "noisy=1",
+        "ema=0",
+        parts,
+        "steps=300",
+        "log_steps=50",
+    ]
+    out = run("soundstream", [*words, *more, f"noise={folder / 'noise'}", "optim.generator.lr=1e-2"], tmp_path / "out")
+    first = log(tmp_path / "out")[0]
+    assert "clean" in first and "mel" not in first
+    voice = senone.Audio.read(folder / "sound" / "150.wav").wave[None]
+    noisy = voice + 0.1 * torch.randn(voice.shape, generator=torch.Generator().manual_seed(1))
+    old, new = senone.load(begun), senone.load(out)
+    with torch.no_grad():
+        off, on = ((model.analyse(noisy, denoise=True)[0] - model.analyse(voice)[0]).norm() for model in (old, new))
+    assert on < 0.8 * off
+    before, after = old.state_dict(), new.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"denoiser"}
+    assert after["denoiser.film.weight"].any()
+    with pytest.raises(TrainError, match="denoiser: nothing to learn from: say noise="):
+        task_of(words, "denoiser=true")
+
+
 def test_kill_and_resume_equal_a_run_without(words, tmp_path, weights, log):
     more = [*words, "steps=40", "save_minutes=0"]
     run("soundstream", [*words, "steps=40"], tmp_path / "whole")

@@ -21,6 +21,9 @@ def small(**changes) -> SoundStream:
     torch.manual_seed(0)
     model = SoundStream(Config(**vars(SMALL) | changes))
     torch.nn.init.normal_(model.film.table.weight)
+    if model.denoiser is not None:
+        for weight in (*(unit.mix.weight for unit in model.denoiser.net[1:-1]), *model.denoiser.film.parameters()):
+            torch.nn.init.normal_(weight, std=0.1)
     for _ in range(3):
         model(speech(8000).view(4, 1, -1), denoise=torch.rand(4, 50) > 0.5)
     return model.eval()
@@ -91,14 +94,37 @@ def test_a_denoise_flag_at_a_frame_leaves_everything_before_alone():
     torch.testing.assert_close(x, y)
 
 
-def test_flags_follow_the_blocks_of_a_long_recording_and_the_calls_of_a_stream():
-    model, frames = small(), 15 * 400  # 15 s in two blocks
+@pytest.mark.parametrize("denoiser", [0, 8])
+def test_flags_follow_the_blocks_of_a_long_recording_and_the_calls_of_a_stream(denoiser):
+    model, frames = small(denoiser=denoiser), 15 * 400  # 15 s in two blocks
     sound, flag = Audio(speech(frames * HOP), 16000), torch.rand(1, frames) > 0.5
+    flag[:, :1000] = False  # the first flag comes in the second call
     whole = model.encode(sound, denoise=flag)
     session, parts = model.stream(), []
     for wave, now in zip(sound.wave.split(600 * HOP, 1), flag.split(600, 1), strict=True):
         parts.append(session.encode(wave, denoise=now).data)
     assert torch.equal(torch.cat(parts, 2), whole.data)
+
+
+def test_a_denoiser_leaves_frames_without_a_flag_alone_and_hears_flagged_ones_only():
+    model, frames, change = small(denoiser=8), 200, 90
+    sound = speech(frames * HOP)
+    plain = SoundStream(Config(**vars(SMALL))).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("denoiser")})
+    off, on = (model.encode(Audio(sound, 16000), denoise=flag).data for flag in (False, True))
+    assert torch.equal(plain.encode(Audio(sound, 16000)).data, off) and not torch.equal(off, on)
+    assert not torch.equal(plain.encode(Audio(sound, 16000), denoise=True).data, on)
+    # a row beside a flagged one; then a recording whose beginning, not flagged, is another
+    flags = torch.tensor([[False], [True]]).expand(2, frames)
+    assert torch.equal(model.encode([Audio(sound, 16000)] * 2, denoise=flags).data, torch.cat([off, on]))
+    late, heard = torch.arange(frames)[None] >= change, model.double()
+    with torch.no_grad():
+        a = torch.randn(1, 16, frames * 5, dtype=torch.double)
+        b = torch.cat([torch.randn_like(a[:, :, : change * 5]), a[:, :, change * 5 :]], 2)
+        x, y = (heard.denoiser(part, late)[0] for part in (a, b))
+    assert torch.equal(x[:, :, change * 5 :], y[:, :, change * 5 :])
+    assert torch.equal(x[:, :, : change * 5], a[:, :, : change * 5])
+    assert not torch.equal(x[:, :, change * 5 :], a[:, :, change * 5 :])
 
 
 def test_an_unknown_condition_is_refused():

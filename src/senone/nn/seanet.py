@@ -13,12 +13,12 @@ SMALL, LARGE, NOISE, CORRELATION = 0.25, 16.0, 0.1, 0.95  # see `start_linear`
 
 
 class ResidualUnit(Streaming):
-    """Conv k7 (dilated) -> ELU -> Conv k1, plus the input."""
+    """ELU -> Conv (dilated) -> ELU -> Conv k1, plus the input."""
 
-    def __init__(self, width: int, dilation: int) -> None:
+    def __init__(self, width: int, dilation: int, kernel: int = 7, bias: bool = True) -> None:
         super().__init__()
-        self.conv = CausalConv1d(width, width, 7, dilation=dilation)
-        self.mix = nn.Conv1d(width, width, 1)
+        self.conv = CausalConv1d(width, width, kernel, dilation=dilation, bias=bias)
+        self.mix = nn.Conv1d(width, width, 1, bias=bias)
 
     def forward(
         self, x: Float[Tensor, "batch width time"], state: State = None

@@ -51,16 +51,21 @@ class Run:
         self.step, self.moves = state["step"], state["moves"]
 
     def start_from(self, source: str) -> None:
-        """Take the weights of another run (its folder), discriminators and all, or of a model that `load` knows."""
+        """Take the weights of another run (its folder), discriminators and all, or of a model that `load` knows.
+
+        A part of ours that the other has nothing of, such as a denoiser, stays as it is.
+        """
         path = Path(source) / "training" / "state.safetensors"
         if path.exists():
             state = tree.load(path)
-            for name, module in self.players.items():
-                if name in state["players"]:
-                    weights = state["mean"] if name == self.model else state["players"][name]
-                    hub.load_weights(module, weights, path)
+            found = state["players"] | {self.model: state["mean"]}
         else:
-            hub.load_weights(self.players[self.model], hub.load(source).state_dict(), source)
+            found = {self.model: hub.load(source).state_dict()}
+        for name, module in self.players.items():
+            if name in found:
+                parts = {key.split(".")[0] for key in found[name]}
+                new = {key: own for key, own in module.state_dict().items() if key.split(".")[0] not in parts}
+                hub.load_weights(module, found[name] | new, path if path.exists() else source)
         self.mean.load_state_dict(self.players[self.model].state_dict())
 
     def _moments(self, name: str) -> dict[str, dict[str, torch.Tensor]]:

@@ -66,6 +66,8 @@ class CodecRecipe(Recipe):
     freeze: parts of the model that stay as they are, such as [encoder, quantizer].
     perceptual: an encoder by whose `perceptual_layers` the loss "perceptual" compares sounds from `perceptual_from` on,
     each channel by its own variance if `perceptual_relative`.
+    denoiser: the flag alone learns, by the one loss "clean": vectors of noisy speech against those of the clean speech,
+    nothing is decoded; for a codec that is done, `freeze` all of it but the denoiser.
     """
 
     continuous: int = 0
@@ -82,6 +84,7 @@ class CodecRecipe(Recipe):
     perceptual_layers: tuple[int, ...] = ()
     perceptual_from: int = 0
     perceptual_relative: bool = False
+    denoiser: bool = False
     discriminators: tuple[Judge, ...] = ()
     optim: dict[str, Optimiser] = field(
         default_factory=lambda: {"generator": Optimiser(), "discriminator": Optimiser(lr=2e-4)}
@@ -161,7 +164,7 @@ class CodecTask:
         self.perceptual = None
         if recipe.perceptual:
             self.perceptual = Perceptual(recipe.perceptual, recipe.perceptual_layers, model, recipe.perceptual_relative)
-        known = {"mel", "logmel", "stft", "wave", "adv", "feat", "disc", "commit", "distill", "perceptual"}
+        known = {"mel", "logmel", "stft", "wave", "adv", "feat", "disc", "commit", "distill", "perceptual", "clean"}
         known |= self._own_losses()
         for name in recipe.weights.keys() - known:
             raise TrainError(f"unknown loss '{name}' in weights; known: {', '.join(sorted(known))}")
@@ -169,9 +172,13 @@ class CodecTask:
             raise TrainError(f"unknown player '{name}' in optim; known: generator, discriminator")
         if recipe.noise and "denoise" not in inspect.signature(model.analyse).parameters:
             raise TrainError(f"{type(model).__name__} cannot remove noise: leave noise= out")
+        if recipe.denoiser and not recipe.noise:
+            raise TrainError("denoiser: nothing to learn from: say noise=FOLDER or noise=MANIFEST")
 
     def losses(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """See `Task`. The codec runs once a step; its output stays in the batch for the generator's turn."""
+        if self.recipe.denoiser:
+            return self._clean(batch) if player == "generator" else {}
         judging = "discriminator" in self.players and batch["step"] >= self.recipe.adversarial_from
         if player == "discriminator" and not judging:
             return {}
@@ -242,6 +249,18 @@ class CodecTask:
         if quantise:
             self._tally(output.codes, levels)
         return output
+
+    def _clean(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared distance from the vectors of the clean speech, as a share of their own squares."""
+        rest = -batch["wave"].shape[1] % self.model.hop
+        rows = (batch[key][batch["denoise"], None] for key in ("wave", "target"))
+        wave, target = (nn.functional.pad(row, (0, rest)) for row in rows)
+        if not len(wave):
+            return {}
+        z = self.model.analyse(wave, denoise=True)[0].float()
+        with torch.no_grad():
+            aim = self.model.analyse(target)[0].float()
+        return {"clean": (z - aim).square().mean() / aim.square().mean().clamp(min=1e-5)}
 
     def _conditions(self, batch: Batch, rows: int | None = None) -> dict[str, Tensor]:
         return {"denoise": batch["denoise"][:rows, None]} if "denoise" in batch else {}
