@@ -164,7 +164,7 @@ class CodecTask:
         self.perceptual = None
         if recipe.perceptual:
             self.perceptual = Perceptual(recipe.perceptual, recipe.perceptual_layers, model, recipe.perceptual_relative)
-        known = {"mel", "logmel", "stft", "wave", "adv", "feat", "disc", "commit", "distill", "perceptual", "clean"}
+        known = {"mel", "logmel", "stft", "wave", "adv", "feat", "disc", "commit", "distill", "perceptual"}
         known |= self._own_losses()
         for name in recipe.weights.keys() - known:
             raise TrainError(f"unknown loss '{name}' in weights; known: {', '.join(sorted(known))}")
