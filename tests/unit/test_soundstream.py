@@ -1,11 +1,15 @@
 """SoundStream against its paper: causality, streaming, FiLM frame by frame, size, and the hinge losses."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from senone import hub
 from senone.audio import Audio
 from senone.codes import CodesError
 from senone.config import ConfigError
+from senone.eval.metrics import METRICS, Item, measure
 from senone.loss import adversarial
 from senone.models import spectral
 from senone.models.soundstream import Config, SoundStream, paper_24k
@@ -14,6 +18,7 @@ from senone.testing import laws
 
 SMALL = Config(sample_rate=16000, encoder_filters=4, decoder_filters=4, strides=(2, 4, 5), dim=16, levels=4, size=32)
 HOP = 40
+ROOT = Path(__file__).parents[2]
 
 
 def small(**changes) -> SoundStream:
@@ -200,3 +205,18 @@ def test_training_takes_levels_and_flags_and_gives_named_losses():
     assert out.wave.shape == (2, 1, 8001) and out.codes.shape == (2, 4, 201) and out.losses.keys() == {"commit"}
     (out.wave.square().mean() + out.losses["commit"]).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_the_flag_of_the_model_that_ships_takes_noise_out_and_leaves_speech_alone():
+    clean = Audio.read(ROOT / "examples" / "clip.flac", seconds=6).mono().resample(16000).wave
+    spectrum = torch.fft.rfft(torch.randn(clean.shape))
+    noise = torch.fft.irfft(spectrum / (1 + torch.arange(spectrum.shape[1]) / 1200), clean.shape[1])  # -3 dB at 200 Hz
+    noisy = clean + noise * (clean.square().mean() / noise.square().mean() / 10**0.5).sqrt()  # 5 dB
+    model, ratio = hub.load("soundstream-mini"), {}
+    for name, wave in (("noisy", noisy), ("clean", clean)):
+        for flag in (False, True):
+            (back,) = model.decode(model.encode(Audio(wave, 16000), denoise=flag))
+            item = Item(clean[0].numpy(), back.wave[0].numpy())
+            ratio[name, flag] = measure(METRICS.get("si_sdr")(), item).value
+    assert ratio["noisy", True] > ratio["noisy", False] + 1.5
+    assert ratio["clean", True] > ratio["clean", False] - 0.7

@@ -35,6 +35,7 @@ def check(
 @app.command(
     epilog=examples(
         "senone train soundstream data=clips/ recipe=mini",
+        "senone train soundstream data=clips/ noise=noise/ recipe=denoise init=soundstream-mini --out runs/flag",
         "senone train spectral data=train.jsonl recipe=mini steps=1000 model.levels=4 --out runs/four",
         "senone train hubert data=train.tsv labels=mfcc.labels recipe=mini --out runs/hubert",
         "senone train speechtokenizer data=train.tsv recipe=mini --out runs/st",
