@@ -111,16 +111,26 @@ def test_kill_and_resume_equal_a_run_without(words, tmp_path, weights, log):
     assert not [name for name in whole if not torch.equal(whole[name], resumed[name])]
 
 
-def test_two_processes_equal_one(words, tmp_path, weights, log):
-    more = [*words, "steps=8"]
-    run("soundstream", more, tmp_path / "one")
+def one_and_two(settings: list[str], folder: Path) -> None:
+    """A run of one process below `folder`, and of two."""
+    run("soundstream", settings, folder / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = ENVIRONMENT | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    call = [sys.executable, "-c", SCRIPT, "soundstream", tmp_path / "two", *more]
+    call = [sys.executable, "-c", SCRIPT, "soundstream", folder / "two", *settings]
     ranks = [subprocess.Popen(call, env=group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
     assert [process.wait(300) for process in ranks] == [0, 0]
+
+
+def test_two_processes_equal_one_at_the_denoiser(folder, words, tmp_path, log):
+    one_and_two([*words, "denoiser=true", "model.denoiser=8", f"noise={folder / 'noise'}", "steps=8"], tmp_path)
+    for a, b in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert [b["clean"], b["norm/generator"]] == pytest.approx([a["clean"], a["norm/generator"]], rel=1e-4)
+
+
+def test_two_processes_equal_one(words, tmp_path, weights, log):
+    one_and_two([*words, "steps=8"], tmp_path)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     apart = {name: float((one[name].double() - two[name].double()).abs().max()) for name in one}
     for name in (name for name in one if name.startswith(("/mean/", "/players/generator/"))):

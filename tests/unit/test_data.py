@@ -110,6 +110,7 @@ def test_noise_stays_or_goes_as_the_flag_says(tmp_path):
     wave, target, flag = batch["wave"][:, 0], batch["target"][:, 0], batch["denoise"]
     assert flag.dtype == torch.bool and abs(flag.float().mean() - 0.5) < 0.06
     assert torch.equal(wave[~flag], target[~flag])  # what shall stay, stays
+    assert Crops(speech, 400, 100, noise=noise, flagged=1.0).batch(0)["denoise"].all()
     assert torch.allclose(target[flag], torch.tensor(0.25), atol=1e-3)
     noisy = wave > 0.251
     assert abs(noisy.float().mean() - 0.4) < 0.06

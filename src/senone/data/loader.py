@@ -95,8 +95,9 @@ class Crops:
 
     A batch: wave (what goes in) and target (what shall come out), (row, samples); chance, (row, 4), uniform numbers
     for whatever a task decides by row; step. With `noise` also denoise, (row,) bool: a share of `noisy` rows has noise
-    of -30 to 0 dB mixed in, which target keeps where denoise is false and lacks where it is true; in clean rows the
-    flag is random (SoundStream §III-F). Process `rank` of `world` gets its rows of the batch that one process gets.
+    of -30 to 0 dB mixed in, which target keeps where denoise is false and lacks where it is true; the flag is random,
+    true in a share of `flagged`, in clean rows too (SoundStream §III-F). Process `rank` of `world` gets its rows of the
+    batch that one process gets.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Crops:
         gain: float = 20.0,
         noise: Store | None = None,
         noisy: float = 0.5,
+        flagged: float = 0.5,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -115,7 +117,7 @@ class Crops:
         if rows < 1 or rows % world:
             raise DataError(f"{rows} crops a batch cannot be shared by {world} processes")
         self.store, self.samples, self.rows, self.gain, self.noise = store, samples, rows, gain, noise
-        self.noisy, self.seed = noisy, seed
+        self.noisy, self.flagged, self.seed = noisy, flagged, seed
         self.mine = range(rank * rows // world, (rank + 1) * rows // world)
 
     @property
@@ -145,7 +147,7 @@ class Crops:
         wave = target = self.store.crop(rng, self.samples)
         if self.noise is None:
             return {"wave": wave * factor, "target": target * factor, "chance": chance}
-        flag = rng.random() < 0.5
+        flag = rng.random() < self.flagged
         if rng.random() < self.noisy:
             noise = self.noise.crop(rng, self.samples)
             wave, target = augment.mix(wave, noise, rng.uniform(-30, 0))

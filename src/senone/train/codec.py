@@ -66,8 +66,8 @@ class CodecRecipe(Recipe):
     freeze: parts of the model that stay as they are, such as [encoder, quantizer].
     perceptual: an encoder by whose `perceptual_layers` the loss "perceptual" compares sounds from `perceptual_from` on,
     each channel by its own variance if `perceptual_relative`.
-    denoiser: the flag alone learns, by the one loss "clean": vectors of noisy speech against those of the clean speech,
-    nothing is decoded; for a codec that is done, `freeze` all of it but the denoiser.
+    denoiser: the flag alone learns, on in all rows, by the one loss "clean": vectors of noisy speech against those of
+    the clean speech, nothing is decoded; for a codec that is done, `freeze` all of it but the denoiser.
     """
 
     continuous: int = 0
@@ -107,6 +107,7 @@ def prepare(kind: Any, recipe: Any) -> tuple["CodecTask", Crops]:
         gain=recipe.gain,
         noise=noise,
         noisy=recipe.noisy,
+        flagged=1.0 if recipe.denoiser else 0.5,
         seed=recipe.seed,
         rank=parallel.rank(),
         world=parallel.world(),
@@ -253,14 +254,12 @@ class CodecTask:
     def _clean(self, batch: Batch) -> dict[str, Tensor]:
         """Squared distance from the vectors of the clean speech, as a share of their own squares."""
         rest = -batch["wave"].shape[1] % self.model.hop
-        rows = (batch[key][batch["denoise"], None] for key in ("wave", "target"))
-        wave, target = (nn.functional.pad(row, (0, rest)) for row in rows)
-        if not len(wave):
-            return {}
+        wave, target = (nn.functional.pad(batch[key], (0, rest))[:, None] for key in ("wave", "target"))
         z = self.model.analyse(wave, denoise=True)[0].float()
         with torch.no_grad():
             aim = self.model.analyse(target)[0].float()
-        return {"clean": (z - aim).square().mean() / aim.square().mean().clamp(min=1e-5)}
+            whole = parallel.mean(aim.square().mean()).clamp(min=1e-5)
+        return {"clean": (z - aim).square().mean() / whole}
 
     def _conditions(self, batch: Batch, rows: int | None = None) -> dict[str, Tensor]:
         return {"denoise": batch["denoise"][:rows, None]} if "denoise" in batch else {}

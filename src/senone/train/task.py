@@ -44,8 +44,8 @@ class Recipe:
 
     data, noise: see `data.manifest.read`. batch: over all processes, of crops of `crop` seconds. gain: crops are made
     up to so many dB quieter. noisy: share of rows with noise, where there is any. memory: GB of decoded sound to keep.
-    ema: of the weights that are exported. init: a model or a run whose weights to start from, in the
-    parts that it has.
+    ema: of the weights that are exported. init: a model or a run whose weights to start from,
+    in the parts that it has.
     """
 
     data: str = ""
