@@ -102,8 +102,8 @@ class SoundStream(AudioTokenizer):
         self.config = config
         self.sample_rate, self.hop, self.exact = config.sample_rate, prod(config.strides), config.exact
         self.delay = config.ahead * self.hop
-        heard = 2 * 2**DOUBLINGS * prod(config.strides[:-1]) if config.denoiser else 0
-        self.context = Context((reach(config.strides) + heard) / config.sample_rate)
+        # without the flag: what a denoiser heard is in the state, and no matter for whoever cuts codes
+        self.context = Context(reach(config.strides) / config.sample_rate)
         self.encoder = encoder(config.encoder_filters, config.strides)
         width = config.encoder_filters * 2 ** len(config.strides)
         self.denoiser = Denoiser(width // 2, config.denoiser) if config.denoiser else None
