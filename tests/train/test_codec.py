@@ -63,18 +63,9 @@ def test_frozen_parts_stay_as_they_are(words, tmp_path):
 
 def test_a_denoiser_learns_beside_a_codec_that_stays_as_it_is(folder, words, tmp_path, log):
     begun = run("soundstream", [*words, "steps=2"], tmp_path / "begun")
-    parts = "freeze=[encoder, film, embed, quantizer, decoder]"
-    more = [
-        f"init={begun}",
-        "model.denoiser=8",
-        "denoiser=true",
-        "noisy=1",
-        "ema=0",
-        parts,
-        "steps=300",
-        "log_steps=50",
-    ]
-    out = run("soundstream", [*words, *more, f"noise={folder / 'noise'}", "optim.generator.lr=1e-2"], tmp_path / "out")
+    parts = ["denoiser=true", "model.denoiser=8", "freeze=[encoder, film, embed, quantizer, decoder]"]
+    more = [f"init={begun}", f"noise={folder / 'noise'}", "noisy=1", "ema=0", "steps=300", "log_steps=50"]
+    out = run("soundstream", [*words, *parts, *more, "optim.generator.lr=1e-2"], tmp_path / "out")
     first = log(tmp_path / "out")[0]
     assert "clean" in first and "mel" not in first
     voice = senone.Audio.read(folder / "sound" / "150.wav").wave[None]

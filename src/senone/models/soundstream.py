@@ -121,9 +121,8 @@ class SoundStream(AudioTokenizer):
     ) -> tuple[Float[Tensor, "batch dim frame"], State]:
         """Encoder, FiLM with the denoise flag (one for all, or one per frame), embedding (Figure 3)."""
         early, heard, late = (None, None, None) if state is None else state
-        flag = torch.as_tensor(denoise, dtype=torch.bool, device=wave.device).expand(
-            len(wave), wave.shape[2] // self.hop
-        )
+        flag = torch.as_tensor(denoise, dtype=torch.bool, device=wave.device)
+        flag = flag.expand(len(wave), wave.shape[2] // self.hop)
         if self.denoiser is not None and (heard is not None or bool(flag.any())):
             first, last = (None, None) if early is None else (early[:-1], early[-1:])
             a, first = self.encoder[:-3](wave, first)

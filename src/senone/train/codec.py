@@ -145,7 +145,7 @@ class CodecTask:
     """Any AudioTokenizer with a decoder, and discriminators if the recipe has some.
 
     Losses of the generator: mel, logmel, stft, wave, adv, feat, perceptual, and those that the model makes itself, of
-    its quantizer and of what a teacher says; of the discriminator: disc.
+    its quantizer and of what a teacher says; of the discriminator: disc. Of a denoiser: clean, alone.
     """
 
     def __init__(self, model: AudioTokenizer, recipe: CodecRecipe) -> None:
